@@ -1,0 +1,59 @@
+# make train    set up, train on the embedded corpus, evaluate, export, translate
+# make test     set up, lint, type-check, test
+# Both do all the set-up on a machine with git, make and Python 3.10 to 3.13.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The run directory follows from the flags: --run-dir, or runs/embedded-PRESET.
+flag = $(patsubst --$(1)=%,%,$(lastword $(filter --$(1)=%,$(subst --$(1) ,--$(1)=,$(ARGS)))))
+PRESET := $(or $(call flag,preset),tiny)
+RUN_DIR := $(or $(call flag,run-dir),runs/embedded-$(PRESET))
+RECORDS := $(or $(call flag,records),$(RUN_DIR)/records)
+BEAM ?= 4
+
+.PHONY: train test test-slow proof lint format clean help
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+
+train: $(VENV)/installed
+	$(BIN)/python scripts/train_translation.py --run-dir $(RUN_DIR) $(ARGS)
+	$(BIN)/python scripts/export_model.py --run-dir $(RUN_DIR)
+	$(BIN)/python scripts/evaluate_translation.py --model $(RUN_DIR)/export \
+	    --records $(RECORDS) --beam $(BEAM) --show 5
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "slow and not proof and not tpu" $(TEST_ARGS)
+
+proof: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is written only after pip succeeded, so an interrupted install is repeated.
+$(VENV)/installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
