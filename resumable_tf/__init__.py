@@ -1,0 +1,76 @@
+"""Training that can be killed at any moment and continues bit for bit.
+
+    import resumable_tf as rtf
+
+    state = rtf.TrainState(model=model, optimizer=optimizer, data=dataset)
+    with rtf.Checkpointer("runs/demo", every_steps=100) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        for batch in dataset.from_step(state.step):
+            train_step(batch)
+            state.step += 1
+            checkpointer.maybe_save(state)
+
+Names are resolved when they are first used, so that importing the package does not
+import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resumable_tf.checkpoint import Checkpointer as Checkpointer
+    from resumable_tf.checkpoint import CheckpointInfo as CheckpointInfo
+    from resumable_tf.checkpoint import SaveHandle as SaveHandle
+    from resumable_tf.data.dataset import RecordDataset as RecordDataset
+    from resumable_tf.data.prepare import PrepareSettings as PrepareSettings
+    from resumable_tf.data.prepare import prepare_records as prepare_records
+    from resumable_tf.errors import CheckpointCorruptError as CheckpointCorruptError
+    from resumable_tf.errors import CheckpointMismatchError as CheckpointMismatchError
+    from resumable_tf.errors import ConfigMismatchError as ConfigMismatchError
+    from resumable_tf.errors import DataFormatError as DataFormatError
+    from resumable_tf.errors import DataMismatchError as DataMismatchError
+    from resumable_tf.errors import NonFiniteLossError as NonFiniteLossError
+    from resumable_tf.errors import ResumableError as ResumableError
+    from resumable_tf.serving.export import export_translator as export_translator
+    from resumable_tf.serving.translator import Translator as Translator
+    from resumable_tf.state import TrainState as TrainState
+    from resumable_tf.training.config import TrainConfig as TrainConfig
+    from resumable_tf.training.preemption import Preempted as Preempted
+    from resumable_tf.training.run import train as train
+
+_MODULES = {
+    "CheckpointInfo": "checkpoint",
+    "Checkpointer": "checkpoint",
+    "SaveHandle": "checkpoint",
+    "RecordDataset": "data.dataset",
+    "PrepareSettings": "data.prepare",
+    "prepare_records": "data.prepare",
+    "CheckpointCorruptError": "errors",
+    "CheckpointMismatchError": "errors",
+    "ConfigMismatchError": "errors",
+    "DataFormatError": "errors",
+    "DataMismatchError": "errors",
+    "NonFiniteLossError": "errors",
+    "ResumableError": "errors",
+    "Translator": "serving.translator",
+    "export_translator": "serving.export",
+    "TrainState": "state",
+    "TrainConfig": "training.config",
+    "Preempted": "training.preemption",
+    "train": "training.run",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name's module when the name is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'resumable_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"resumable_tf.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,1 @@
+"""From text pairs to packed records and a dataset that can seek to any step."""

@@ -1,0 +1,132 @@
+"""Every exception that the project raises on purpose.
+
+    try:
+        checkpointer.restore_or_initialize(state)
+    except rtf.DataMismatchError as error:
+        print(error.saved, error.now)
+
+Each message has three parts: what happened with both values, what was expected,
+and how to mend it. Each class is also a subclass of the builtin that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PREEMPTED = 75
+"""Exit codes of every command: finished, failed, wrong usage, restart me."""
+
+
+class ResumableError(Exception):
+    """Base class of all errors of this project."""
+
+
+class UsageError(ResumableError, ValueError):
+    """A flag or an argument that can't work; commands exit with code 2."""
+
+
+class DataFormatError(ResumableError, ValueError):
+    """A corpus or record file that can't be read as what it should be.
+
+    Attributes:
+        path: The file at fault.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        """Stores the file at fault beside the message."""
+        super().__init__(message)
+        self.path = path
+
+
+class MismatchError(ResumableError, ValueError):
+    """What was saved and what is there now do not fit together.
+
+    Attributes:
+        saved: The values that were saved.
+        now: The values of this start.
+    """
+
+    def __init__(
+        self, message: str, *, saved: Mapping[str, Any], now: Mapping[str, Any]
+    ) -> None:
+        """Stores both sides beside the message."""
+        super().__init__(message)
+        self.saved = dict(saved)
+        self.now = dict(now)
+
+
+class ConfigMismatchError(MismatchError):
+    """The run directory was begun with other settings (model, seed, ...)."""
+
+
+class DataMismatchError(MismatchError):
+    """The data set, its seed or the global batch size is not the saved one."""
+
+
+class CheckpointMismatchError(ResumableError, ValueError):
+    """A checkpoint's entries are not those of the live objects.
+
+    Attributes:
+        missing: Keys that the live objects have and the checkpoint lacks.
+        unexpected: Keys that only the checkpoint has.
+        changed: Lines naming the keys whose shape or dtype differs.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        changed: Sequence[str] = (),
+    ) -> None:
+        """Stores the three lists beside the message."""
+        super().__init__(message)
+        self.missing = list(missing)
+        self.unexpected = list(unexpected)
+        self.changed = list(changed)
+
+
+class CheckpointCorruptError(ResumableError, OSError):
+    """A file of a checkpoint is damaged, truncated or missing."""
+
+
+class CheckpointVersionError(ResumableError, ValueError):
+    """A checkpoint or run.json was written by a newer version of this project."""
+
+
+class NoCheckpointError(ResumableError, FileNotFoundError):
+    """There is no committed checkpoint where one is needed."""
+
+
+class SaveError(ResumableError, OSError):
+    """A checkpoint could not be written; the ones before it are intact."""
+
+
+class StateError(ResumableError, TypeError):
+    """Something that changes during training can't be saved as it is."""
+
+
+class NonFiniteLossError(ResumableError, FloatingPointError):
+    """The loss became NaN or infinite.
+
+    Attributes:
+        first_step: The first step whose loss is not finite.
+        last_checkpoint: The step of the last good checkpoint, or None.
+    """
+
+    def __init__(
+        self, message: str, *, first_step: int, last_checkpoint: int | None
+    ) -> None:
+        """Stores the steps beside the message."""
+        super().__init__(message)
+        self.first_step = first_step
+        self.last_checkpoint = last_checkpoint
+
+
+class DeviceError(ResumableError, RuntimeError):
+    """The devices that a strategy needs are not there."""
