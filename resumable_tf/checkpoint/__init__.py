@@ -1,0 +1,53 @@
+"""Checkpoints: when to save, how to commit, what to keep, how to come back.
+
+    from resumable_tf.checkpoint import Checkpointer
+
+Names are resolved when they are first used: listing and inspecting checkpoints does
+not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resumable_tf.checkpoint.catalog import Catalog as Catalog
+    from resumable_tf.checkpoint.checkpointer import Checkpointer as Checkpointer
+    from resumable_tf.checkpoint.manifest import CheckpointInfo as CheckpointInfo
+    from resumable_tf.checkpoint.manifest import FileRecord as FileRecord
+    from resumable_tf.checkpoint.manifest import Manifest as Manifest
+    from resumable_tf.checkpoint.policy import AnyOf as AnyOf
+    from resumable_tf.checkpoint.policy import EverySecs as EverySecs
+    from resumable_tf.checkpoint.policy import EverySteps as EverySteps
+    from resumable_tf.checkpoint.policy import KeepLast as KeepLast
+    from resumable_tf.checkpoint.run_config import RunConfig as RunConfig
+    from resumable_tf.checkpoint.run_config import open_run as open_run
+    from resumable_tf.checkpoint.run_config import read_run as read_run
+    from resumable_tf.checkpoint.writer import SaveHandle as SaveHandle
+
+_MODULES = {
+    "AnyOf": "policy",
+    "Catalog": "catalog",
+    "CheckpointInfo": "manifest",
+    "Checkpointer": "checkpointer",
+    "EverySecs": "policy",
+    "EverySteps": "policy",
+    "FileRecord": "manifest",
+    "KeepLast": "policy",
+    "Manifest": "manifest",
+    "RunConfig": "run_config",
+    "SaveHandle": "writer",
+    "open_run": "run_config",
+    "read_run": "run_config",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name's module when the name is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'resumable_tf.checkpoint' has no {name!r}")
+    module = importlib.import_module(f"resumable_tf.checkpoint.{_MODULES[name]}")
+    return getattr(module, name)

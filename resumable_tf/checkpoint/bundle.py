@@ -1,0 +1,232 @@
+"""TensorFlow's own files: written, committed and read back.
+
+    manifest = write_bundle(snapshot, storage, draft)      # any thread
+    with open_bundle(storage, manifest) as path:           # verified, on a local disk
+        state.apply(path, ...)
+
+The bundle is written by `tf.train.CheckpointManager`. The commit happens in the
+middle of its `save`: after the data, before TensorFlow's own list of checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+
+import google_crc32c
+import tensorflow as tf
+
+from resumable_tf.checkpoint.layout import (
+    CHECKPOINTS,
+    bundle_name,
+    bundle_prefix,
+    manifest_name,
+)
+from resumable_tf.checkpoint.manifest import (
+    FileRecord,
+    Manifest,
+    TensorSpec,
+    hex_crc32c,
+)
+from resumable_tf.errors import CheckpointCorruptError, SaveError
+from resumable_tf.state.leaf import checkpoint_options, host_device
+from resumable_tf.state.snapshot import Snapshot
+from resumable_tf.storage import Storage
+from resumable_tf.storage.protocol import CHUNK_BYTES
+
+_BOOKKEEPING = {
+    "_CHECKPOINTABLE_OBJECT_GRAPH",
+    "save_counter/.ATTRIBUTES/VARIABLE_VALUE",
+}
+
+
+def write_bundle(snapshot: Snapshot, storage: Storage, draft: Manifest) -> Manifest:
+    """Writes and commits a checkpoint.
+
+    Args:
+        snapshot: The values.
+        storage: The run directory. If it is no local one, the bundle is written to a
+            temporary directory and uploaded.
+        draft: The manifest, but for files, inventory and topology.
+
+    Returns:
+        The manifest as committed.
+
+    Raises:
+        SaveError: If the bundle does not hold what the snapshot does.
+    """
+    committed: list[Manifest] = []
+    storage.make_dirs(CHECKPOINTS)
+    with contextlib.ExitStack() as stack:
+        directory = storage.local_path(CHECKPOINTS)
+        uploads = directory is None
+        if directory is None:
+            directory = stack.enter_context(_scratch())
+        prefix = os.path.join(directory, bundle_name(draft.step))
+
+        def commit(_: str) -> None:
+            inventory = _read_inventory(prefix)
+            _compare(inventory, snapshot)
+            files = [_store(path, storage, uploads=uploads) for path in _files(prefix)]
+            manifest = dataclasses.replace(
+                draft,
+                files=tuple(files),
+                inventory=inventory,
+                topology={"num_replicas": snapshot.num_replicas},
+            )
+            storage.create(manifest_name(draft.step), manifest.to_bytes())
+            committed.append(manifest)
+
+        _save(snapshot, directory, step=draft.step, commit=commit)
+    return committed[0]
+
+
+@contextlib.contextmanager
+def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
+    """Verifies a bundle and yields its prefix on a local disk.
+
+    Args:
+        storage: The run directory.
+        manifest: A committed checkpoint.
+
+    Yields:
+        The prefix, as `tf.train.Checkpoint.restore` takes it.
+
+    Raises:
+        CheckpointCorruptError: If a file is missing, cut off or damaged.
+    """
+    local = storage.local_path(bundle_prefix(manifest.step))
+    if local is not None:
+        for record in manifest.files:
+            _verify(record, _read(storage, record))
+        yield local
+        return
+    with _scratch() as directory:
+        for record in manifest.files:
+            with open(os.path.join(directory, record.name), "wb") as copy:
+                _verify(record, _tee(_read(storage, record), copy.write))
+        yield os.path.join(directory, bundle_name(manifest.step))
+
+
+def _save(
+    snapshot: Snapshot, directory: str, *, step: int, commit: Callable[[str], None]
+) -> None:
+    options = checkpoint_options()
+    options.experimental_write_callbacks = [commit]
+    with tf.device(host_device()):
+        checkpoint = snapshot.checkpoint()
+        # TensorFlow adds one: the counter in the bundle equals the step.
+        checkpoint.save_counter.assign(step - 1)
+        manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=None)
+        manager.save(checkpoint_number=step, options=options)
+
+
+def _files(prefix: str) -> list[str]:
+    directory, name = os.path.split(prefix)
+    return sorted(
+        os.path.join(directory, file)
+        for file in os.listdir(directory)
+        if file.startswith((f"{name}.index", f"{name}.data-"))
+    )
+
+
+def _store(path: str, storage: Storage, *, uploads: bool) -> FileRecord:
+    """Makes one file durable where it belongs, and describes it."""
+    name = os.path.basename(path)
+    if uploads:
+        storage.upload(f"{CHECKPOINTS}/{name}", path)
+    else:
+        storage.sync(f"{CHECKPOINTS}/{name}")
+    with open(path, "rb") as file:
+        size, checksum = _measure(iter(lambda: file.read(CHUNK_BYTES), b""))
+    return FileRecord(name=name, size=size, crc32c=checksum)
+
+
+def _read_inventory(prefix: str) -> dict[str, TensorSpec]:
+    reader = tf.train.load_checkpoint(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    return {
+        key: TensorSpec(shape=tuple(shape), dtype=dtypes[key].name)
+        for key, shape in reader.get_variable_to_shape_map().items()
+        if key not in _BOOKKEEPING
+    }
+
+
+def _compare(inventory: dict[str, TensorSpec], snapshot: Snapshot) -> None:
+    """Checks that TensorFlow wrote all that was captured.
+
+    Raises:
+        SaveError: If a key, a shape or a dtype differs.
+    """
+    differing = set(inventory) ^ set(snapshot.entries)
+    differing |= {
+        key
+        for key, entry in snapshot.entries.items()
+        if key not in differing
+        and not _fits(inventory[key], shape=entry.shape, dtype=entry.dtype)
+    }
+    if differing:
+        raise SaveError(
+            f"TensorFlow did not write what was captured: {sorted(differing)[:5]}"
+        )
+
+
+def _fits(spec: TensorSpec, *, shape: tuple[int, ...] | None, dtype: str) -> bool:
+    return spec.dtype == dtype and (shape is None or spec.shape == shape)
+
+
+def _read(storage: Storage, record: FileRecord) -> Iterator[bytes]:
+    """Yields a file of a committed bundle.
+
+    Raises:
+        CheckpointCorruptError: If it is missing, of another length or unreadable.
+    """
+    name = f"{CHECKPOINTS}/{record.name}"
+    try:
+        size = storage.size(name)
+        if size != record.size:
+            raise CheckpointCorruptError(
+                f"{record.name} has {size} bytes, the manifest says {record.size}"
+            )
+        yield from storage.read_chunks(name)
+    except FileNotFoundError as error:
+        raise CheckpointCorruptError(f"{record.name} is missing") from error
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CheckpointCorruptError(f"{record.name} can't be read: {error}") from error
+
+
+def _verify(record: FileRecord, chunks: Iterable[bytes]) -> None:
+    """Reads a file to its end and compares it with its record.
+
+    Raises:
+        CheckpointCorruptError: If the contents are not those that were written.
+    """
+    _, checksum = _measure(chunks)
+    if checksum != record.crc32c:
+        raise CheckpointCorruptError(
+            f"{record.name} has crc32c {checksum}, the manifest says {record.crc32c}"
+        )
+
+
+def _measure(chunks: Iterable[bytes]) -> tuple[int, str]:
+    size, checksum = 0, 0
+    for chunk in chunks:
+        size += len(chunk)
+        checksum = google_crc32c.extend(checksum, chunk)
+    return size, hex_crc32c(checksum)
+
+
+def _tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
+    for chunk in chunks:
+        write(chunk)
+        yield chunk
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="resumable-tf-")

@@ -1,0 +1,256 @@
+"""The committed checkpoints of a run: which there are, and what becomes of them.
+
+    catalog = Catalog(storage)
+    catalog.steps()              # [1000, 2000], oldest first
+    catalog.read(2000)           # the manifest
+    catalog.delete([1000])
+
+Commit marker first on the way out: TensorFlow's list of checkpoints, then the
+manifest, then the data. So a kill at any point leaves either the whole checkpoint or
+files that count for nothing, which `clean` removes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from resumable_tf.checkpoint.layout import (
+    CHECKPOINTS,
+    QUARANTINE,
+    STATE_FILE,
+    SUPERSEDED,
+    aside_folder,
+    bundle_prefix,
+    is_scratch,
+    manifest_name,
+    parse_aside,
+    step_of_data,
+    step_of_manifest,
+)
+from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.state_file import format_state, parse_steps
+from resumable_tf.errors import CheckpointCorruptError, UsageError
+from resumable_tf.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+
+class Catalog:
+    """The checkpoints in one run directory; keeps nothing in memory."""
+
+    def __init__(self, storage: Storage) -> None:
+        """Remembers where the run is.
+
+        Args:
+            storage: The run directory.
+        """
+        self._storage = storage
+
+    def steps(self) -> list[int]:
+        """Returns the committed steps, oldest first."""
+        found = map(step_of_manifest, self._storage.list(CHECKPOINTS))
+        return sorted(step for step in found if step is not None)
+
+    def read(self, step: int) -> Manifest:
+        """Returns a checkpoint's manifest.
+
+        Raises:
+            CheckpointCorruptError: If it is damaged.
+            CheckpointVersionError: If a newer version of this project wrote it.
+        """
+        name = manifest_name(step)
+        manifest = Manifest.from_bytes(self._storage.read_bytes(name))
+        if manifest.step != step:
+            raise CheckpointCorruptError(f"{name} says it is step {manifest.step}")
+        return manifest
+
+    def info(self, step: int) -> CheckpointInfo:
+        """Returns a committed checkpoint.
+
+        Raises:
+            CheckpointCorruptError: If its manifest is damaged.
+        """
+        path = self._storage.locate(bundle_prefix(step))
+        return CheckpointInfo(step=step, path=path, manifest=self.read(step))
+
+    def readable(self) -> list[CheckpointInfo]:
+        """Returns all committed checkpoints with a sound manifest, oldest first."""
+        found = []
+        for step in self.steps():
+            try:
+                found.append(self.info(step))
+            except CheckpointCorruptError as error:
+                _log.warning("checkpoint %d can't be listed: %s", step, error)
+        return found
+
+    def latest(self) -> CheckpointInfo | None:
+        """Returns the newest committed checkpoint with a sound manifest, if any."""
+        for step in reversed(self.steps()):
+            try:
+                return self.info(step)
+            except CheckpointCorruptError as error:
+                _log.warning("checkpoint %d can't be listed: %s", step, error)
+        return None
+
+    def delete(self, steps: Iterable[int]) -> None:
+        """Deletes checkpoints for good.
+
+        Args:
+            steps: Committed steps.
+        """
+        doomed = list(steps)
+        if not doomed:
+            return
+        self.write_state_file(without=doomed)
+        for step in doomed:
+            data = self._data_files(step)
+            self._storage.delete(manifest_name(step))
+            for name in data:
+                self._storage.delete(name)
+
+    def set_aside(self, step: int, directory: str) -> str:
+        """Moves a checkpoint out of the way, as a whole; nothing is deleted.
+
+        Args:
+            step: A committed step.
+            directory: `QUARANTINE` or `SUPERSEDED`.
+
+        Returns:
+            The path or URL of the folder that it is in now.
+        """
+        self.write_state_file(without=[step])
+        number = 1
+        taken = set(self._storage.list(directory))
+        while any(
+            name.startswith(aside_folder(directory, step, number) + "/")
+            for name in taken
+        ):
+            number += 1
+        folder = aside_folder(directory, step, number)
+        self._move_into(folder, [manifest_name(step), *self._data_files(step)])
+        return self._storage.locate(folder)
+
+    def drop_superseded(self, step: int) -> None:
+        """Deletes the copies of `step` that a newer save of it has replaced."""
+        for name in self._storage.list(SUPERSEDED):
+            if name.startswith(f"{SUPERSEDED}/ckpt-{step}."):
+                self._storage.delete(name)
+
+    def quarantined(self) -> list[str]:
+        """Returns the names of the files in quarantine."""
+        return self._storage.list(QUARANTINE)
+
+    def clean(self) -> None:
+        """Finishes or undoes what a killed process has left unfinished.
+
+        Raises:
+            UsageError: If the directory holds checkpoints of another program.
+        """
+        names = self._storage.list(CHECKPOINTS)
+        committed = {step_of_manifest(name) for name in names} - {None}
+        self._refuse_foreign(names, committed)
+        moved = self._finish_moves(names, committed)
+        if not committed:
+            moved |= self._bring_back(names)
+        for name in names:
+            step = step_of_data(name)
+            uncommitted = step is not None and step not in committed
+            if name not in moved and (uncommitted or is_scratch(name)):
+                _log.info("removing %s: its save was not finished", name)
+                self._storage.delete(name)
+        self._storage.remove_partial_writes(CHECKPOINTS)
+
+    def write_state_file(self, *, without: Iterable[int] = ()) -> None:
+        """Brings TensorFlow's list of checkpoints up to date.
+
+        Args:
+            without: Committed steps that are about to go.
+        """
+        times = {}
+        for step in sorted(set(self.steps()) - set(without)):
+            try:
+                times[step] = self.read(step).time
+            except CheckpointCorruptError:
+                continue  # It is found, and set aside, when it is to be restored.
+        if times:
+            self._storage.write_bytes(STATE_FILE, format_state(times))
+        else:
+            self._storage.delete(STATE_FILE)
+
+    def check_state_file(self) -> None:
+        """Rewrites TensorFlow's list if a kill has left it behind the manifests."""
+        listed = []
+        if self._storage.exists(STATE_FILE):
+            listed = parse_steps(self._storage.read_bytes(STATE_FILE))
+        if listed != self.steps():
+            self.write_state_file()
+
+    def _data_files(self, step: int) -> list[str]:
+        names = self._storage.list(CHECKPOINTS)
+        return [name for name in names if step_of_data(name) == step]
+
+    def _move_into(self, folder: str, names: Iterable[str]) -> None:
+        for name in names:
+            base = name[len(CHECKPOINTS) + 1 :]
+            self._storage.move(name, f"{folder}/{base}")
+
+    def _finish_moves(self, names: list[str], committed: set[int | None]) -> set[str]:
+        """Moves on what a killed `set_aside` has left behind; returns the names."""
+        moved = set()
+        for manifest in names:
+            parsed = parse_aside(manifest)
+            if parsed is None or parsed[1] in committed:
+                continue
+            folder = aside_folder(*parsed)
+            left = [
+                name
+                for name in names
+                if step_of_data(name) == parsed[1]
+                and name not in moved
+                and folder + name[len(CHECKPOINTS) :] not in names
+            ]
+            self._move_into(folder, left)
+            moved.update(left)
+        return moved
+
+    def _bring_back(self, names: list[str]) -> set[str]:
+        """Undoes the replacement of the only checkpoint, if its successor is not there.
+
+        Returns:
+            The names that are in use again.
+        """
+        superseded = [
+            (parsed[1], parsed[2], name)
+            for name in names
+            if (parsed := parse_aside(name)) and parsed[0] == SUPERSEDED
+        ]
+        if not superseded:
+            return set()
+        step, number, manifest = max(superseded)
+        _log.warning("bringing back checkpoint %d, which was to be replaced", step)
+        folder = aside_folder(SUPERSEDED, step, number)
+        listed = set(self._storage.list(folder)) - {manifest}
+        back = set()
+        for name in [*sorted(listed), manifest]:
+            target = f"{CHECKPOINTS}/{name[len(folder) + 1 :]}"
+            self._storage.move(name, target)
+            back.add(target)
+        return back
+
+    def _refuse_foreign(self, names: list[str], committed: set[int | None]) -> None:
+        """Keeps `clean` from removing what was never this project's.
+
+        Raises:
+            UsageError: If TensorFlow's list names checkpoints and no manifest exists.
+        """
+        bundles = {step_of_data(name) for name in names} - {None}
+        if committed or not bundles or STATE_FILE not in names:
+            return
+        listed = bundles.intersection(parse_steps(self._storage.read_bytes(STATE_FILE)))
+        if listed:
+            raise UsageError(
+                f"{self._storage.locate(CHECKPOINTS)} holds checkpoints of another "
+                f"program (ckpt-{max(listed, key=lambda step: step or 0)} has no "
+                "manifest); use another run directory, or move them away"
+            )

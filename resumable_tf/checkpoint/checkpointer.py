@@ -1,0 +1,320 @@
+"""Saves and restores a training state; the face of this package.
+
+    with Checkpointer("gs://bucket/run", every_steps=1000) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        for batch in dataset.from_step(state.step):
+            train_step(batch)
+            state.step += 1
+            checkpointer.maybe_save(state)
+
+Training waits for one snapshot, never for storage. A save that fails raises at the
+next call, and at the latest when the `with` block ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from resumable_tf.checkpoint.bundle import write_bundle
+from resumable_tf.checkpoint.catalog import Catalog
+from resumable_tf.checkpoint.draft import draft_manifest
+from resumable_tf.checkpoint.layout import SUPERSEDED
+from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.policy import (
+    AnyOf,
+    EverySecs,
+    EverySteps,
+    KeepLast,
+    LastSave,
+    SavePolicy,
+)
+from resumable_tf.checkpoint.restoring import restore_newest, restore_step
+from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
+from resumable_tf.checkpoint.writer import SaveHandle, Writer
+from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
+from resumable_tf.state import Snapshot, TrainState
+from resumable_tf.storage import Storage, open_storage
+
+
+class Checkpointer:
+    """The checkpoints of one run; used from one thread.
+
+    Attributes:
+        storage: The run directory.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Storage,
+        *,
+        every_steps: int | None = None,
+        every_secs: float | None = None,
+        keep_last: int | None = 3,
+        config: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+        asynchronous: bool = True,
+    ) -> None:
+        """Remembers its arguments; nothing is read or written.
+
+        Args:
+            run_dir: A path, a URL such as "gs://bucket/run", or a storage.
+            every_steps: Save at each multiple of this; None does not.
+            every_secs: Save when so many seconds have passed; None does not.
+            keep_last: Newest checkpoints to keep; None keeps all.
+            config: The settings results depend on; they go into run.json, and a
+                resume with others is refused. None leaves run.json alone.
+            clock: Seconds since 1970; goes into the manifests.
+            asynchronous: Whether to write in a thread of low priority. Otherwise a
+                save returns when it is committed.
+
+        Raises:
+            ValueError: If a period or number is not positive.
+        """
+        policies: list[SavePolicy] = []
+        if every_steps is not None:
+            policies.append(EverySteps(every_steps))
+        if every_secs is not None:
+            policies.append(EverySecs(every_secs))
+        self._policy = AnyOf(*policies)
+        self._retention = KeepLast(keep_last)
+        self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
+        self._config = None if config is None else dict(config)
+        self._clock = clock
+        self._asynchronous = asynchronous
+        self._catalog = Catalog(self.storage)
+        self._writer = Writer(is_nice=asynchronous)
+        self._last = LastSave(step=0, time=clock())
+        self._is_restored = False
+        self._is_closed = False
+
+    def restore_or_initialize(self, state: TrainState) -> CheckpointInfo | None:
+        """Continues the run where it was saved last, or begins it.
+
+        Sets `state.step` and `state.extra`. The newest checkpoint whose files verify
+        counts; damaged ones are moved to `checkpoints/quarantine`, with the reason
+        in the log.
+
+        Args:
+            state: The live objects; not touched unless all of them fit.
+
+        Returns:
+            What was restored, None if the run begins now.
+
+        Raises:
+            CheckpointCorruptError: If there were checkpoints and none verifies.
+            CheckpointMismatchError: If the live objects are others than the saved.
+            ConfigMismatchError: If the run was begun with other settings.
+            DataMismatchError: If the data is not the saved one.
+        """
+        self._begin()
+        self._catalog.clean()
+        self._catalog.check_state_file()
+        info = restore_newest(self._catalog, self.storage, state, quarantines=True)
+        return self._restored(state, info)
+
+    def restore(self, state: TrainState, step: int | None = None) -> CheckpointInfo:
+        """Restores a checkpoint that must be there; only reads the run directory.
+
+        So it may be used beside a training that is under way, to evaluate or export.
+        If training goes on from one that is not the newest, the next save moves the
+        newer ones out of the way, to `checkpoints/superseded`.
+
+        Args:
+            state: The live objects; not touched unless all of them fit.
+            step: Which one; None takes the newest that verifies.
+
+        Returns:
+            What was restored.
+
+        Raises:
+            NoCheckpointError: If it is not there.
+            CheckpointCorruptError: If it is damaged.
+            CheckpointMismatchError: If the live objects are others than the saved.
+            ConfigMismatchError: If the run was begun with other settings.
+            DataMismatchError: If the data is not the saved one.
+        """
+        self._begin()
+        if step is not None:
+            found = restore_step(self._catalog, self.storage, state, step=step)
+        else:
+            newest = restore_newest(
+                self._catalog, self.storage, state, quarantines=False
+            )
+            if newest is None:
+                raise NoCheckpointError(f"{self.storage.root} has no checkpoint")
+            found = newest
+        self._restored(state, found)
+        return found
+
+    def should_save(self, step: int) -> bool:
+        """Returns whether a checkpoint is due after `step` completed steps."""
+        return self._policy.should_save(step, self._clock(), last=self._last)
+
+    def next_save_step(self, step: int) -> int | None:
+        """Returns the next step that `every_steps` makes due, None without it.
+
+        A loop that runs several steps at once must not run past it.
+        """
+        return self._policy.next_save_step(step)
+
+    def maybe_save(
+        self, state: TrainState, *, metrics: Mapping[str, float] | None = None
+    ) -> SaveHandle | None:
+        """Saves if a checkpoint is due; else only raises what an earlier save left.
+
+        Args:
+            state: The live objects, between two steps.
+            metrics: Finite numbers to keep in the manifest.
+
+        Returns:
+            The save's handle, None if none was due.
+
+        Raises:
+            SaveError: If the save before has failed.
+        """
+        self._writer.raise_failure()
+        if not self.should_save(state.step):
+            return None
+        return self.save(state, metrics=metrics)
+
+    def save(
+        self, state: TrainState, *, metrics: Mapping[str, float] | None = None
+    ) -> SaveHandle:
+        """Takes a snapshot and begins to write it; waits for the save before.
+
+        A checkpoint of the same step is replaced.
+
+        Args:
+            state: The live objects, between two steps.
+            metrics: Finite numbers to keep in the manifest.
+
+        Returns:
+            The save's handle; `handle.result()` waits for the commit.
+
+        Raises:
+            SaveError: If the save before has failed; or, without `asynchronous`,
+                this one.
+            StateError: If something that changes can't be saved.
+            TypeError: If `state.extra` or a metric can't be kept in JSON.
+            UsageError: If the run has checkpoints and none was restored.
+        """
+        self._check_may_save()
+        # Before the snapshot: at most one is in memory.
+        self._writer.wait()
+        now = self._clock()
+        fingerprint = None if self._config is None else fingerprint_of(self._config)
+        draft = draft_manifest(state, metrics=metrics, config=fingerprint, time=now)
+        snapshot = state.capture()
+        handle = self._writer.submit(state.step, lambda: self._write(snapshot, draft))
+        self._last = LastSave(step=state.step, time=now)
+        if not self._asynchronous:
+            self._writer.wait()
+        return handle
+
+    def wait(self) -> None:
+        """Waits for the save in flight.
+
+        Raises:
+            SaveError: If it has failed.
+        """
+        self._writer.wait()
+
+    def close(self) -> None:
+        """Waits for the save in flight; nothing can be saved afterwards.
+
+        Raises:
+            SaveError: If it has failed.
+        """
+        self._is_closed = True
+        self._writer.wait()
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Returns the committed checkpoints, oldest first."""
+        return self._catalog.readable()
+
+    def latest(self) -> CheckpointInfo | None:
+        """Returns the newest committed checkpoint, None without any."""
+        return self._catalog.latest()
+
+    def __enter__(self) -> Checkpointer:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes; a failed save never hides an error of the block itself.
+
+        Raises:
+            SaveError: If the save in flight has failed and the block has not.
+        """
+        try:
+            self.close()
+        except SaveError as save_error:
+            if error is None:
+                raise
+            _attach(error, save_error)
+
+    def _begin(self) -> None:
+        """Waits for the save in flight and compares the settings."""
+        self._writer.wait()
+        if self._config is not None:
+            open_run(self._config, self.storage)
+
+    def _restored(
+        self, state: TrainState, info: CheckpointInfo | None
+    ) -> CheckpointInfo | None:
+        self._is_restored = True
+        self._last = LastSave(step=state.step, time=self._clock())
+        return info
+
+    def _check_may_save(self) -> None:
+        """Refuses a save that would not continue this run.
+
+        Raises:
+            UsageError: If this checkpointer is closed, or has not looked at the
+                checkpoints that are there.
+        """
+        if self._is_closed:
+            raise UsageError("this Checkpointer is closed; nothing can be saved")
+        if self._is_restored:
+            return
+        if self._config is not None:
+            open_run(self._config, self.storage)
+        steps = self._catalog.steps()
+        if steps:
+            raise UsageError(
+                f"{self.storage.root} has checkpoints up to step {steps[-1]}; call "
+                "restore_or_initialize(state) before the first save, or start a new "
+                "run directory"
+            )
+        self._is_restored = True
+
+    def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
+        """Writes, commits and deletes what is not kept; on the writer's thread."""
+        try:
+            self._catalog.clean()
+            for step in self._catalog.steps():
+                if step >= draft.step:
+                    self._catalog.set_aside(step, SUPERSEDED)
+            write_bundle(snapshot, self.storage, draft)
+        finally:
+            snapshot.release()
+        self._catalog.delete(self._retention.to_delete(self._catalog.steps()))
+        self._catalog.check_state_file()
+        self._catalog.drop_superseded(draft.step)
+        return self._catalog.info(draft.step)
+
+
+def _attach(error: BaseException, save_error: SaveError) -> None:
+    """Makes the failure of a save visible in the traceback of another error."""
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(f"besides, {save_error}")
+    if error.__context__ is None and error.__cause__ is None:
+        error.__context__ = save_error

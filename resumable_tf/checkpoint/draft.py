@@ -1,0 +1,81 @@
+"""What a manifest says about a state, before its files exist.
+
+    draft = draft_manifest(state, metrics={"loss": 2.1}, config=None, time=now)
+
+The writer adds the rest, and commits it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from resumable_tf.checkpoint.manifest import Manifest, normalize_json
+from resumable_tf.state import TrainState
+
+
+def draft_manifest(
+    state: TrainState,
+    *,
+    metrics: Mapping[str, float] | None,
+    config: str | None,
+    time: float,
+) -> Manifest:
+    """Returns the manifest of a state, without files, inventory and topology.
+
+    Args:
+        state: The live objects, between two steps.
+        metrics: Finite numbers, None without.
+        config: Fingerprint of run.json, None without.
+        time: Seconds since 1970.
+
+    Raises:
+        TypeError: If `state.extra`, the data's description or a metric is not JSON.
+    """
+    epoch, batch = state.position()
+    described = state.describe_data()
+    return Manifest(
+        step=int(state.step),
+        epoch=epoch,
+        batch=batch,
+        files=(),
+        inventory={},
+        data=None if described is None else normalize_json(described, what="data"),
+        extra=normalize_json(state.extra, what="state.extra"),
+        metrics=_finite(metrics or {}),
+        versions=_versions(),
+        topology={},
+        config=config,
+        time=time,
+    )
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns plain floats.
+
+    Raises:
+        TypeError: If one is NaN or infinite, which JSON can't hold.
+    """
+    values = {str(name): float(value) for name, value in metrics.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TypeError(f"the metric {name!r} is {value}; save finite numbers only")
+    return values
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = importlib.metadata.version("resumable-tf")
+    except importlib.metadata.PackageNotFoundError:
+        own = "unknown"
+    return {
+        "resumable_tf": own,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

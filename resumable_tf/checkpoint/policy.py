@@ -1,0 +1,132 @@
+"""When to save, and what to keep.
+
+    when = AnyOf(EverySteps(1000), EverySecs(600))
+    when.should_save(2000, now=clock(), last=LastSave(step=1000, time=0.0))
+    KeepLast(3).to_delete([1000, 2000, 3000, 4000])     # [1000]
+
+Policies are pure: they know nothing but their arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class LastSave:
+    """The save or restore that came last.
+
+    Attributes:
+        step: Its step.
+        time: When it was, in the seconds of the checkpointer's clock.
+    """
+
+    step: int
+    time: float
+
+
+class SavePolicy(Protocol):
+    """Decides when a checkpoint is due."""
+
+    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+        """Returns whether to save after `step` completed steps."""
+
+    def next_save_step(self, step: int) -> int | None:
+        """Returns the next step after `step` that is due, None if none is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EverySteps:
+    """Saves at each multiple of `every_steps`.
+
+    A step that was jumped over is made up for at the first call after it.
+    """
+
+    every_steps: int
+
+    def __post_init__(self) -> None:
+        """Checks the period.
+
+        Raises:
+            ValueError: If it is not positive.
+        """
+        if self.every_steps < 1:
+            raise ValueError(f"every_steps must be 1 or more, not {self.every_steps}")
+
+    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+        """Returns whether a multiple was reached since the last save."""
+        return step // self.every_steps > last.step // self.every_steps
+
+    def next_save_step(self, step: int) -> int | None:
+        """Returns the next multiple after `step`."""
+        return (step // self.every_steps + 1) * self.every_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class EverySecs:
+    """Saves when `every_secs` have passed since the last save, and a step was made."""
+
+    every_secs: float
+
+    def __post_init__(self) -> None:
+        """Checks the period.
+
+        Raises:
+            ValueError: If it is not positive.
+        """
+        if not self.every_secs > 0:
+            raise ValueError(f"every_secs must be positive, not {self.every_secs}")
+
+    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+        """Returns whether the period is over."""
+        return step > last.step and now - last.time >= self.every_secs
+
+    def next_save_step(self, step: int) -> int | None:
+        """Returns None: time does not know steps."""
+        return None
+
+
+class AnyOf:
+    """Saves when one of several policies would; never without any."""
+
+    def __init__(self, *policies: SavePolicy) -> None:
+        """Takes the policies; none at all is a policy that never saves."""
+        self.policies = policies
+
+    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+        """Returns whether any policy says so."""
+        return any(policy.should_save(step, now, last=last) for policy in self.policies)
+
+    def next_save_step(self, step: int) -> int | None:
+        """Returns the nearest step that a policy knows, None if none does."""
+        known = [policy.next_save_step(step) for policy in self.policies]
+        return min((due for due in known if due is not None), default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepLast:
+    """Keeps the newest `keep_last` committed checkpoints; None keeps all."""
+
+    keep_last: int | None
+
+    def __post_init__(self) -> None:
+        """Checks the number.
+
+        Raises:
+            ValueError: If not even one checkpoint would be kept.
+        """
+        if self.keep_last is not None and self.keep_last < 1:
+            raise ValueError(f"keep_last must be 1 or more, not {self.keep_last}")
+
+    def to_delete(self, steps: Sequence[int]) -> list[int]:
+        """Returns which checkpoints to delete, oldest first.
+
+        Args:
+            steps: The steps of committed checkpoints only: what is not committed
+                must not make a good checkpoint count as old.
+        """
+        if self.keep_last is None:
+            return []
+        return sorted(set(steps))[: -self.keep_last]

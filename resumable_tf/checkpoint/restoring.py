@@ -1,0 +1,107 @@
+"""Back into the live objects: the newest checkpoint that verifies.
+
+    info = restore_newest(catalog, storage, state, quarantines=True)
+    info = restore_step(catalog, storage, state, step=41000)
+
+Everything is compared before any live object is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from resumable_tf.checkpoint.bundle import open_bundle
+from resumable_tf.checkpoint.catalog import Catalog
+from resumable_tf.checkpoint.comparison import check_data, check_inventory
+from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
+from resumable_tf.checkpoint.manifest import CheckpointInfo
+from resumable_tf.errors import CheckpointCorruptError, NoCheckpointError
+from resumable_tf.state import TrainState
+from resumable_tf.storage import Storage
+
+_log = logging.getLogger(__name__)
+
+
+def restore_newest(
+    catalog: Catalog, storage: Storage, state: TrainState, *, quarantines: bool
+) -> CheckpointInfo | None:
+    """Restores the newest checkpoint whose files verify.
+
+    The reason for leaving out a damaged one is in the log.
+
+    Args:
+        catalog: The run's checkpoints.
+        storage: The run directory.
+        state: The live objects.
+        quarantines: Whether to move damaged checkpoints out of the way.
+
+    Returns:
+        What was restored, None if the run has no checkpoint.
+
+    Raises:
+        CheckpointCorruptError: If there were checkpoints and none verifies.
+        CheckpointMismatchError: If the live objects are others than the saved ones.
+        DataMismatchError: If the data is not the saved one.
+    """
+    steps = catalog.steps()
+    for step in reversed(steps):
+        try:
+            return _restore(catalog, storage, state, step)
+        except CheckpointCorruptError as error:
+            where = "left in place"
+            if quarantines:
+                where = f"moved to {catalog.set_aside(step, QUARANTINE)}"
+            _log.warning(
+                "checkpoint %d is damaged (%s); %s, trying the one before",
+                *(step, error, where),
+            )
+    if steps or catalog.quarantined():
+        raise CheckpointCorruptError(
+            f"no checkpoint in {storage.locate(CHECKPOINTS)} can be read; damaged ones "
+            f"are moved to {storage.locate(QUARANTINE)}. Mend them, or start a new "
+            "run directory"
+        )
+    return None
+
+
+def restore_step(
+    catalog: Catalog, storage: Storage, state: TrainState, *, step: int
+) -> CheckpointInfo:
+    """Restores one certain checkpoint.
+
+    Args:
+        catalog: The run's checkpoints.
+        storage: The run directory.
+        state: The live objects.
+        step: Which one.
+
+    Returns:
+        What was restored.
+
+    Raises:
+        NoCheckpointError: If there is no such checkpoint.
+        CheckpointCorruptError: If it does not verify; it stays where it is.
+        CheckpointMismatchError: If the live objects are others than the saved ones.
+        DataMismatchError: If the data is not the saved one.
+    """
+    steps = catalog.steps()
+    if step not in steps:
+        raise NoCheckpointError(
+            f"{storage.locate(CHECKPOINTS)} has no checkpoint of step {step}; "
+            f"it has {steps or 'none'}"
+        )
+    return _restore(catalog, storage, state, step)
+
+
+def _restore(
+    catalog: Catalog, storage: Storage, state: TrainState, step: int
+) -> CheckpointInfo:
+    info = catalog.info(step)
+    with open_bundle(storage, info.manifest) as path:
+        check_data(info.manifest, state.describe_data())
+        check_inventory(info.manifest, state.inventory())
+        specs = info.manifest.inventory.items()
+        state.apply(path, {key: (spec.shape, spec.dtype) for key, spec in specs})
+    state.step = step
+    state.extra = dict(info.manifest.extra)
+    return info

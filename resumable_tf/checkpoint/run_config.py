@@ -1,0 +1,168 @@
+"""run.json: the settings that a run was begun with.
+
+    open_run(config={"preset": "tiny", "seed": 1}, storage=storage)
+
+The first start writes it; every later start must have the same settings, since a
+resume with others would not continue the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from resumable_tf.checkpoint.layout import RUN_FILE
+from resumable_tf.checkpoint.manifest import canonical_json, normalize_json
+from resumable_tf.errors import (
+    CheckpointCorruptError,
+    CheckpointVersionError,
+    ConfigMismatchError,
+)
+from resumable_tf.storage import Storage
+
+FORMAT_VERSION = 1
+"""Version of run.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A run's settings.
+
+    Attributes:
+        config: The settings, JSON values.
+        fingerprint: Digest of them.
+        lineage: Where the run comes from: parent run and step, what was changed;
+            empty for a run from scratch.
+    """
+
+    config: Mapping[str, Any]
+    fingerprint: str
+    lineage: Mapping[str, Any]
+
+
+def fingerprint_of(config: Mapping[str, Any]) -> str:
+    """Returns a digest that is equal for equal settings, in whatever order."""
+    return hashlib.sha256(canonical_json(config)).hexdigest()
+
+
+def open_run(
+    config: Mapping[str, Any],
+    storage: Storage,
+    *,
+    lineage: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Begins a run with these settings, or checks that it was begun with them.
+
+    Args:
+        config: The settings that results depend on.
+        storage: The run directory.
+        lineage: For a run that continues another one; used when this one begins.
+
+    Returns:
+        What run.json says now.
+
+    Raises:
+        ConfigMismatchError: If the run was begun with other settings.
+        CheckpointCorruptError: If run.json can't be read.
+        TypeError: If a setting is no JSON value.
+    """
+    settings = normalize_json(dict(config), what="config")
+    run = RunConfig(
+        config=settings,
+        fingerprint=fingerprint_of(settings),
+        lineage=normalize_json(dict(lineage or {}), what="lineage"),
+    )
+    found = read_run(storage)
+    if found is None:
+        try:
+            storage.create(RUN_FILE, _to_bytes(run))
+        except FileExistsError:
+            found = read_run(storage)  # Another process was faster.
+    if found is None:
+        return run
+    _check(found, run, storage.locate(RUN_FILE))
+    return found
+
+
+def read_run(storage: Storage) -> RunConfig | None:
+    """Returns a run's settings, None if it has not begun.
+
+    Args:
+        storage: The run directory.
+
+    Raises:
+        CheckpointCorruptError: If run.json can't be read.
+        CheckpointVersionError: If a newer version of this project wrote it.
+    """
+    try:
+        data = storage.read_bytes(RUN_FILE)
+    except FileNotFoundError:
+        return None
+    where = storage.locate(RUN_FILE)
+    try:
+        fields = json.loads(data.decode("utf-8"))
+        version = int(fields["format_version"])
+        run = RunConfig(fields["config"], fields["fingerprint"], fields["lineage"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointCorruptError(f"{where} can't be read: {error!r}") from error
+    if version > FORMAT_VERSION:
+        raise CheckpointVersionError(
+            f"{where} has format {version}, this version reads up to "
+            f"{FORMAT_VERSION}; use a newer resumable-tf"
+        )
+    if run.fingerprint != fingerprint_of(run.config):
+        raise CheckpointCorruptError(
+            f"{where} was changed: its fingerprint is not that of its config; "
+            "restore the file, or start a new run directory"
+        )
+    return run
+
+
+def _to_bytes(run: RunConfig) -> bytes:
+    fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(run)}
+    return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def _check(found: RunConfig, now: RunConfig, where: str) -> None:
+    """Compares settings.
+
+    Raises:
+        ConfigMismatchError: If they differ, with both values and the flags to use.
+    """
+    saved, live = _flatten(found.config), _flatten(now.config)
+    differing = sorted(
+        key
+        for key in {**saved, **live}
+        if key not in saved or key not in live or saved[key] != live[key]
+    )
+    if not differing:
+        return
+    lines = [f"{where} was begun with other settings."]
+    for key in differing:
+        lines.append(f"  {key}: run.json {_text(saved, key)}, now {_text(live, key)}")
+    flags = [_flag(key, saved[key]) for key in differing if key in saved]
+    advice = f"Use {' '.join(flags)}" if flags else "Leave these settings out"
+    lines.append(f"{advice}, or start a new run directory.")
+    raise ConfigMismatchError("\n".join(lines), saved=saved, now=live)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "(not set)"
+
+
+def _flag(key: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"--{key.replace('_', '-')} {text}"

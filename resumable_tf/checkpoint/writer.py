@@ -1,0 +1,151 @@
+"""One save at a time, beside the training.
+
+    handle = writer.submit(41000, job)
+    handle.result()        # waits; the checkpoint, or the error
+    writer.wait()          # the same for whatever is in flight
+
+Every save has its own thread, which ends with it; a new save waits for the one before.
+No failure is lost: it is raised by `result`, or else by the next call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from resumable_tf.checkpoint.manifest import CheckpointInfo
+from resumable_tf.errors import SaveError
+
+_LOWEST_PRIORITY = 19
+_log = logging.getLogger(__name__)
+
+
+class SaveHandle:
+    """A save that is under way, or over.
+
+    Attributes:
+        step: The step that is saved.
+    """
+
+    def __init__(self, step: int) -> None:
+        """Begins as not done.
+
+        Args:
+            step: The step that is saved.
+        """
+        self.step = step
+        self._finished = threading.Event()
+        # Written by the writer thread before `_finished` is set, read after.
+        self._info: CheckpointInfo | None = None
+        self._error: BaseException | None = None
+        self._is_raised = False
+
+    def done(self) -> bool:
+        """Returns whether the save has succeeded or failed."""
+        return self._finished.is_set()
+
+    def result(self, timeout_secs: float | None = None) -> CheckpointInfo:
+        """Waits for the checkpoint.
+
+        Args:
+            timeout_secs: How long to wait; None waits until it is done.
+
+        Returns:
+            The committed checkpoint.
+
+        Raises:
+            SaveError: If the save failed.
+            TimeoutError: If it is not done in time.
+        """
+        if not self._finished.wait(timeout_secs):
+            raise TimeoutError(
+                f"the save of step {self.step} is not done after {timeout_secs} s"
+            )
+        if self._info is None:
+            self._is_raised = True
+            raise SaveError(
+                f"the checkpoint of step {self.step} was not saved: {self._error}. "
+                "Checkpoints before it are intact"
+            ) from self._error
+        return self._info
+
+    def _run(self, job: Callable[[], CheckpointInfo]) -> None:
+        try:
+            self._info = job()
+        except BaseException as error:  # noqa: BLE001  handed back by result()
+            self._error = error
+            _log.error("the save of step %d failed: %s", self.step, error)
+        finally:
+            self._finished.set()
+
+    def _failure_is_unheard(self) -> bool:
+        return self.done() and self._info is None and not self._is_raised
+
+
+class Writer:
+    """Runs saves one after the other; used from one thread."""
+
+    def __init__(self, *, is_nice: bool = True) -> None:
+        """Starts nothing yet.
+
+        Args:
+            is_nice: Whether the writing gives way to all other work on this machine.
+        """
+        self._is_nice = is_nice
+        self._handle: SaveHandle | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, step: int, job: Callable[[], CheckpointInfo]) -> SaveHandle:
+        """Waits for the save before this one, then starts this one.
+
+        Args:
+            step: The step that is saved.
+            job: Writes the checkpoint.
+
+        Returns:
+            The handle of the new save.
+
+        Raises:
+            SaveError: If the save before has failed and nobody has heard of it.
+        """
+        self.wait()
+        handle = SaveHandle(step)
+
+        def run() -> None:
+            if self._is_nice:
+                _lower_priority()
+            handle._run(job)
+
+        thread = threading.Thread(target=run, name=f"save-{step}", daemon=False)
+        self._handle, self._thread = handle, thread
+        thread.start()
+        return handle
+
+    def wait(self) -> None:
+        """Waits until nothing is being saved.
+
+        Raises:
+            SaveError: If the last save has failed and nobody has heard of it.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raises the last save's failure, if it is over and nobody has heard of it.
+
+        Raises:
+            SaveError: That failure.
+        """
+        if self._handle is not None and self._handle._failure_is_unheard():
+            self._handle.result()
+
+
+def _lower_priority() -> None:
+    """Lets the calling thread, and no other, run at the lowest priority."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)

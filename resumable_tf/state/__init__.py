@@ -1,0 +1,6 @@
+"""What changes during training: its inventory, and snapshots of it."""
+
+from resumable_tf.state.snapshot import Entry, Snapshot
+from resumable_tf.state.train_state import TrainState
+
+__all__ = ["Entry", "Snapshot", "TrainState"]

@@ -1,0 +1,220 @@
+"""The values of one node of TensorFlow's object graph.
+
+    for leaf in leaves_of(variable):
+        leaf.name        # "VARIABLE_VALUE"
+        leaf.read()      # the tensor as it is now; later updates don't change it
+
+TensorFlow's own objects answer lazily (with callables, save specs or distributed
+variables); here each becomes one function that reads now. On a CPU a read shares the
+variable's buffer, and the next update of the variable moves to a new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from resumable_tf.errors import StateError
+
+VARIABLE_VALUE = "VARIABLE_VALUE"
+"""TensorFlow's name for a variable's only value."""
+
+LEGACY_NAME = "_LEGACY_SAVEABLE_NAME"
+"""Attribute by which TensorFlow marks classes (tables, iterators) with old keys."""
+
+_PYTHON_STATE = "py_state"
+_COORDINATOR = "/job:localhost/replica:0/task:0/device:CPU:0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One value of one object.
+
+    Attributes:
+        name: TensorFlow's name of the value within the object.
+        shape: Its shape, None if it depends on the value (an iterator's state).
+        dtype: TensorFlow's name of the dtype.
+        read: Returns the value as it is now, as a tensor on the host.
+        prefix: What stands before the name in the key; for a few old classes.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    read: Callable[[], Any]
+    prefix: str = ""
+
+
+def leaves_of(obj: Any) -> list[Leaf]:
+    """Returns the values that TensorFlow saves for this object itself.
+
+    Args:
+        obj: A node of the object graph.
+
+    Raises:
+        StateError: If TensorFlow saves the object in a way that can't be captured.
+    """
+    if is_variable(obj):
+        variable = obj
+        return [
+            Leaf(
+                name=VARIABLE_VALUE,
+                shape=_static_shape(variable),
+                dtype=dtype_name(variable.dtype),
+                read=lambda: read_variable(variable),
+            )
+        ]
+    if isinstance(obj, tf.train.experimental.PythonState):
+        python_state = obj
+        return [Leaf(_PYTHON_STATE, (), "string", lambda: _serialize(python_state))]
+    values = _serialized_values(obj)
+    return [_other_leaf(obj, name, value) for name, value in values.items()]
+
+
+def is_variable(obj: Any) -> bool:
+    """Returns whether `obj` is a variable of TensorFlow or of Keras 3."""
+    return isinstance(obj, tf.Variable) or is_keras_variable(obj)
+
+
+def is_keras_variable(obj: Any) -> bool:
+    """Returns whether `obj` is a Keras 3 variable, without importing Keras."""
+    return (
+        not isinstance(obj, tf.Variable)
+        and hasattr(obj, "_serialize_to_tensors")
+        and isinstance(getattr(obj, "value", None), tf.Variable)
+    )
+
+
+def tensorflow_variable(variable: Any) -> Any:
+    """Returns the TensorFlow variable inside a Keras 3 one, or `variable` itself."""
+    return variable.value if is_keras_variable(variable) else variable
+
+
+def replica_components(variable: Any) -> Sequence[Any]:
+    """Returns the variable of each replica; one for a variable of one device."""
+    inner = tensorflow_variable(variable)
+    if isinstance(inner, tf.distribute.DistributedValues):
+        return tuple(inner.values)
+    return (inner,)
+
+
+def read_variable(variable: Any) -> Any:
+    """Returns a variable's value now, the one that TensorFlow would save.
+
+    Raises:
+        StateError: If the variable is not initialized.
+    """
+    inner = tensorflow_variable(variable)
+    components = replica_components(inner)
+    if len(components) > 1 and not _has_one_value(inner):
+        # TensorFlow refuses to save these; each replica's value is saved besides.
+        inner = components[0]
+    value = to_host(inner)
+    # TensorFlow reads an uninitialized variable as an empty tensor.
+    if not value.shape.is_compatible_with(inner.shape):
+        raise StateError(
+            f"the variable {inner.name} is not initialized and can't be saved; "
+            "assign it before the first save"
+        )
+    return value
+
+
+def to_host(value: Any) -> Any:
+    """Returns a tensor on the host with the value as it is now."""
+    with tf.device(host_device()):
+        return tf.identity(value)
+
+
+def host_device() -> str:
+    """Returns the CPU of this process, also where it drives remote hosts."""
+    remote = any(
+        "/job:" in device.name and "/job:localhost" not in device.name
+        for device in tf.config.list_logical_devices("CPU")
+    )
+    return _COORDINATOR if remote else "CPU:0"
+
+
+def checkpoint_options() -> Any:
+    """Returns options that let this process read and write TensorFlow's files."""
+    options = tf.train.CheckpointOptions()
+    if host_device() == _COORDINATOR:
+        # Remote hosts don't see our files. This full name works for saving and for
+        # restoring, the documented "/job:localhost" for saving only.
+        options.experimental_io_device = _COORDINATOR
+    return options
+
+
+def dtype_name(dtype: Any) -> str:
+    """Returns TensorFlow's name of a dtype of TensorFlow, Keras or NumPy."""
+    return str(tf.as_dtype(dtype).base_dtype.name)
+
+
+def _has_one_value(variable: Any) -> bool:
+    """Returns whether the replicas' values have one reading across replicas."""
+    return not (
+        variable.synchronization == tf.VariableSynchronization.ON_READ
+        and variable.aggregation == tf.VariableAggregation.NONE
+    )
+
+
+def _static_shape(variable: Any) -> tuple[int, ...] | None:
+    shape = tf.TensorShape(variable.shape)
+    return tuple(shape) if shape.is_fully_defined() else None
+
+
+def _serialize(python_state: Any) -> Any:
+    return tf.constant(python_state.serialize(), dtype=tf.string)
+
+
+def _serialized_values(obj: Any) -> dict[str, Any]:
+    """Returns what `_serialize_to_tensors` gives, {} if the object has no values.
+
+    Raises:
+        StateError: If the object has values under TensorFlow's old interface only.
+    """
+    try:
+        return dict(obj._serialize_to_tensors())
+    except NotImplementedError:
+        pass
+    if obj._gather_saveables_for_checkpoint():
+        raise StateError(
+            f"{type(obj).__name__} saves itself through TensorFlow's old saveables, "
+            "which can't be captured; wrap its state in tf.Variable"
+        )
+    return {}
+
+
+def _other_leaf(obj: Any, name: str, value: Any) -> Leaf:
+    """Returns the leaf of an object that is no variable (a table, an iterator).
+
+    Raises:
+        StateError: If the value can't be read.
+    """
+
+    def read() -> Any:
+        now = obj._serialize_to_tensors()[name]
+        return to_host(_resolve(now))
+
+    tensor = _resolve(value)
+    if not tf.is_tensor(tensor):
+        raise StateError(
+            f"{type(obj).__name__} gives {type(tensor).__name__} as {name!r}, where a "
+            "tensor is needed"
+        )
+    return Leaf(
+        name=name,
+        shape=None,
+        dtype=dtype_name(tensor.dtype),
+        read=read,
+        prefix=getattr(obj, LEGACY_NAME, ""),
+    )
+
+
+def _resolve(value: Any) -> Any:
+    """Returns the tensor behind one of TensorFlow's lazy values."""
+    if callable(value) and not tf.is_tensor(value):
+        value = value()
+    return getattr(value, "tensor", value) if not tf.is_tensor(value) else value

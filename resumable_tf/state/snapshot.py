@@ -1,0 +1,133 @@
+"""A consistent copy of a training state, which TensorFlow can write at leisure.
+
+    snapshot = state.capture()              # on the training thread, milliseconds
+    checkpoint = snapshot.checkpoint()      # a tf.train.Checkpoint, any thread
+    checkpoint.write("/tmp/ckpt")
+    snapshot.release()
+
+The snapshot mirrors the object graph: inner objects become empty modules, objects
+with values become modules that return the captured tensors. What TensorFlow writes
+for the mirror it can restore into the live objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from resumable_tf.state.leaf import LEGACY_NAME, is_variable, replica_components
+from resumable_tf.state.object_graph import Node, ObjectGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One value of the training state.
+
+    Attributes:
+        key: TensorFlow's key of it in the checkpoint.
+        shape: Its shape, None if that depends on the value.
+        dtype: TensorFlow's name of the dtype.
+        size_bytes: Its length in the checkpoint, None if not known beforehand.
+        owner: Which of the objects handed to `TrainState` it belongs to, and its name.
+    """
+
+    key: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    size_bytes: int | None
+    owner: str
+
+
+class _Mirror(tf.Module):  # type: ignore[misc]
+    """An object without values of its own, in the form of a live object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Set past tf.Module, which would track and wrap the dictionary.
+        object.__setattr__(self, "_slot_mirrors", {})
+
+    def add_slot(self, name: str, original: _Mirror, slot: _Mirror) -> None:
+        """Makes this mirror answer as an optimizer with slot variables."""
+        self._slot_mirrors.setdefault(name, {})[id(original)] = slot
+
+    def get_slot_names(self) -> list[str]:
+        """Returns the slots' names; TensorFlow asks while saving."""
+        return list(self._slot_mirrors)
+
+    def get_slot(self, original: Any, name: str) -> Any:
+        """Returns one slot, None without; TensorFlow asks while saving."""
+        return self._slot_mirrors[name].get(id(original))
+
+    def release(self) -> None:
+        """Lets go of what was captured."""
+
+
+class _LeafMirror(_Mirror):
+    """An object with values: it returns the captured tensors."""
+
+    def __init__(self, tensors: dict[str, Any], *, legacy_name: str) -> None:
+        super().__init__()
+        object.__setattr__(self, "_captured", tensors)
+        if legacy_name:
+            object.__setattr__(self, LEGACY_NAME, legacy_name)
+
+    def release(self) -> None:
+        """Lets go of what was captured."""
+        self._captured.clear()
+
+    def _serialize_to_tensors(self) -> dict[str, Any]:
+        return dict(self._captured)
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, Any]) -> Any:
+        raise NotImplementedError("a snapshot is written, never restored into")
+
+
+class Snapshot:
+    """The values of a training state at one step.
+
+    Attributes:
+        entries: What was captured, by key.
+        num_replicas: The largest number of replicas of a variable.
+    """
+
+    def __init__(self, graph: ObjectGraph, entries: Iterable[Entry]) -> None:
+        """Reads every value of the graph, now.
+
+        Args:
+            graph: The live objects.
+            entries: The graph's inventory; kept as it is.
+        """
+        self.entries = {entry.key: entry for entry in entries}
+        self.num_replicas = max(
+            (len(replica_components(n.obj)) for n in graph.nodes if is_variable(n.obj)),
+            default=1,
+        )
+        mirrors = {id(node): _capture(node) for node in graph.nodes}
+        for node in graph.nodes:
+            mirror = mirrors[id(node)]
+            for name, child in node.children:
+                if node is not graph.root:
+                    mirror._track_trackable(mirrors[id(child)], name)
+            for name, original, slot in node.slots:
+                mirror.add_slot(name, mirrors[id(original)], mirrors[id(slot)])
+        self._mirrors = list(mirrors.values())
+        self._top = {name: mirrors[id(child)] for name, child in graph.root.children}
+
+    def checkpoint(self) -> Any:
+        """Returns a `tf.train.Checkpoint` over the captured values."""
+        return tf.train.Checkpoint(**self._top)
+
+    def release(self) -> None:
+        """Lets go of all captured values; the mirror has reference cycles."""
+        for mirror in self._mirrors:
+            mirror.release()
+
+
+def _capture(node: Node) -> _Mirror:
+    if not node.leaves:
+        return _Mirror()
+    tensors = {leaf.name: leaf.read() for leaf in node.leaves}
+    return _LeafMirror(tensors, legacy_name=node.leaves[0].prefix)

@@ -1,0 +1,224 @@
+"""Everything that changes during training, under one roof.
+
+    state = TrainState(model=model, optimizer=optimizer, data=dataset)
+    checkpointer.restore_or_initialize(state)
+    for batch in dataset.from_step(state.step):
+        train_step(batch)
+        state.step += 1
+        checkpointer.maybe_save(state)
+
+`step` is the number of completed training steps; the next batch is `batch(step)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from resumable_tf.errors import StateError
+from resumable_tf.state.keras_objects import (
+    build_optimizer,
+    is_model,
+    is_optimizer,
+    variables_of,
+)
+from resumable_tf.state.leaf import checkpoint_options
+from resumable_tf.state.object_graph import ObjectGraph, Value, add_list, walk
+from resumable_tf.state.replicas import (
+    REPLICAS,
+    add_components,
+    assign_components,
+    holder_module,
+    make_holders,
+)
+from resumable_tf.state.snapshot import Entry, Snapshot
+
+UNTRACKED = "untracked"
+"""Root name of the variables that TensorFlow's object graph does not reach."""
+
+_RESERVED = {UNTRACKED, REPLICAS, "save_counter", "step", "extra", "root"}
+
+
+class DescribesItself(Protocol):
+    """Data whose identity can be compared: what `TrainState(data=...)` needs."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns JSON values that are equal for equal data, in equal order."""
+
+
+class TrainState:
+    """Model, optimizer and all else that a training step changes.
+
+    Attributes:
+        step: Completed training steps.
+        extra: JSON values to be kept in the manifest (loop counters and the like).
+        trackables: The objects handed in, by name.
+        data: What describes the data, None without.
+    """
+
+    def __init__(
+        self, *, data: DescribesItself | None = None, **trackables: Any
+    ) -> None:
+        """Takes the objects over; builds optimizers that are not built yet.
+
+        Args:
+            data: Anything with `describe()`; a resumed run must have the same.
+            **trackables: What is saved, each under its own name: models, optimizers,
+                variables, modules, generators, lists and dictionaries of these.
+
+        Raises:
+            TypeError: If `data` can't be described or an object can't be saved.
+            ValueError: If a name is taken by the checkpoint itself.
+            StateError: If an optimizer is not built and can't be built here.
+        """
+        if data is not None and not hasattr(data, "describe"):
+            raise TypeError(
+                f"data={type(data).__name__} has no describe(); pass a RecordDataset, "
+                "or any object whose describe() returns a dict of JSON values"
+            )
+        for name, obj in trackables.items():
+            _check_trackable(name, obj)
+        self.step = 0
+        self.extra: dict[str, Any] = {}
+        self.trackables: dict[str, Any] = dict(trackables)
+        self.data = data
+        models = [obj for obj in trackables.values() if is_model(obj)]
+        for obj in trackables.values():
+            if is_optimizer(obj):
+                build_optimizer(obj, models[0] if len(models) == 1 else None)
+
+    def checkpoint(self) -> Any:
+        """Returns a `tf.train.Checkpoint` over the live objects.
+
+        It has every object under its own name and, as the list `untracked`, the
+        variables that the object graph does not reach (Keras 3's seeds and metrics).
+        """
+        return tf.train.Checkpoint(**self._roots())
+
+    def inventory(self) -> list[Entry]:
+        """Returns what a checkpoint holds, under TensorFlow's own keys.
+
+        Raises:
+            StateError: If something that changes can't be saved.
+        """
+        return self._entries(self._graph())
+
+    def capture(self) -> Snapshot:
+        """Returns a consistent copy of all values as they are now.
+
+        On a CPU the copy shares the variables' memory until they are next updated;
+        on other devices the values are copied to the host.
+
+        Raises:
+            StateError: If something that changes can't be saved, or if this is called
+                inside a `tf.function`.
+        """
+        if not tf.executing_eagerly():
+            raise StateError(
+                "a checkpoint was asked for inside a tf.function; save between steps"
+            )
+        graph = self._graph()
+        return Snapshot(graph, self._entries(graph))
+
+    def apply(
+        self, path: str, inventory: Mapping[str, tuple[tuple[int, ...], str]]
+    ) -> None:
+        """Reads a checkpoint into the live objects, strictly.
+
+        Args:
+            path: The checkpoint's prefix, on a file system TensorFlow can read.
+            inventory: Shape and dtype of each of its keys.
+
+        Raises:
+            AssertionError: If an object or a value finds no counterpart.
+        """
+        holders = make_holders(inventory)
+        roots = self._roots()
+        if holders:
+            roots[REPLICAS] = holder_module(holders)
+        status = tf.train.Checkpoint(**roots).restore(path, checkpoint_options())
+        status.assert_consumed()
+        assign_components(self._graph(), holders)
+
+    def describe_data(self) -> dict[str, Any] | None:
+        """Returns the data's description, None without data."""
+        return None if self.data is None else dict(self.data.describe())
+
+    def position(self) -> tuple[int | None, int | None]:
+        """Returns the epoch and the batch in it that come next, None if unknown.
+
+        A loop's own counters (`extra["epoch"]`, `extra["batch"]`) win over those
+        computed from the data's `steps_per_epoch`.
+        """
+        epoch, batch = self.extra.get("epoch"), self.extra.get("batch")
+        per_epoch = getattr(self.data, "steps_per_epoch", None)
+        if epoch is None and batch is None and per_epoch:
+            epoch = int(self.step / per_epoch)
+            batch = self.step - math.ceil(epoch * per_epoch)
+        return epoch, batch
+
+    def _roots(self) -> dict[str, Any]:
+        untracked = self._untracked(walk(self.trackables))
+        return {**self.trackables, **({UNTRACKED: untracked} if untracked else {})}
+
+    def _graph(self) -> ObjectGraph:
+        graph = walk(self.trackables)
+        untracked = self._untracked(graph)
+        if untracked:
+            add_list(graph, UNTRACKED, untracked)
+        shared: set[int] = set()
+        for obj in self.trackables.values():
+            if is_optimizer(obj):
+                shared.update(id(variable) for variable in variables_of(obj))
+            elif is_model(obj):
+                shared.update(id(variable) for variable in obj.trainable_variables)
+        add_components(graph, shared=shared)
+        return graph
+
+    def _untracked(self, graph: ObjectGraph) -> list[Any]:
+        reached = graph.identities()
+        found: dict[int, Any] = {}
+        for obj in self.trackables.values():
+            for variable in variables_of(obj):
+                if id(variable) not in reached:
+                    found.setdefault(id(variable), variable)
+        return list(found.values())
+
+    def _entries(self, graph: ObjectGraph) -> list[Entry]:
+        owners: dict[int, str] = {}
+        for name, obj in self.trackables.items():
+            for variable in variables_of(obj):
+                label = getattr(variable, "path", getattr(variable, "name", ""))
+                owners.setdefault(id(variable), f"{name}: {label}")
+        return [
+            _entry(value, owners.get(id(value.node.obj), value.node.path))
+            for value in graph.values
+        ]
+
+
+def _check_trackable(name: str, obj: Any) -> None:
+    if name in _RESERVED:
+        raise ValueError(f"the name {name!r} is taken by the checkpoint itself")
+    try:
+        tf.train.Checkpoint(**{name: obj})
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}={type(obj).__name__} can't be saved by TensorFlow; pass models, "
+            "optimizers, tf.Variable or tf.Module objects, and plain values in extra"
+        ) from error
+
+
+def _entry(value: Value, owner: str) -> Entry:
+    shape, dtype = value.leaf.shape, tf.as_dtype(value.leaf.dtype)
+    fixed = shape is not None and dtype not in (tf.string, tf.variant)
+    size_bytes = math.prod(shape or ()) * dtype.size if fixed else None
+    return Entry(
+        key=value.key,
+        shape=shape,
+        dtype=value.leaf.dtype,
+        size_bytes=size_bytes,
+        owner=owner,
+    )

@@ -1,0 +1,186 @@
+"""A storage on a local (or network) file system.
+
+    storage = LocalStorage("runs/embedded-tiny")
+    storage.write_bytes("metrics/train.jsonl", b"...")
+
+A file is written under a temporary name, fsynced and renamed, then its directory is
+fsynced: after a crash it is there as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+
+from resumable_tf.storage.protocol import CHUNK_BYTES
+
+_PARTIAL_PREFIX = ".partial-"
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class LocalStorage:
+    """Files below a directory of this machine; see `Storage`."""
+
+    def __init__(self, directory: str) -> None:
+        """Remembers the directory; nothing is read or written.
+
+        Args:
+            directory: Path of the root; "~" stands for the home directory.
+        """
+        self._root = os.path.abspath(os.path.expanduser(directory))
+
+    @property
+    def root(self) -> str:
+        """The absolute path of the root."""
+        return self._root
+
+    def locate(self, name: str) -> str:
+        """Returns the absolute path of `name`."""
+        return os.path.join(self._root, *name.split("/")) if name else self._root
+
+    def local_path(self, name: str) -> str | None:
+        """Returns the absolute path of `name`."""
+        return self.locate(name)
+
+    def make_dirs(self, directory: str) -> None:
+        """Makes `directory` and those above it."""
+        path = self.locate(directory)
+        if not os.path.isdir(path):
+            os.makedirs(path, exist_ok=True)
+            _sync_directory(os.path.dirname(path))
+
+    def read_bytes(self, name: str) -> bytes:
+        """Returns the whole file."""
+        with open(self.locate(name), "rb") as file:
+            return file.read()
+
+    def read_chunks(self, name: str) -> Iterator[bytes]:
+        """Yields the file in pieces."""
+        with open(self.locate(name), "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes or replaces a file atomically."""
+        self._write(name, [data])
+
+    def upload(self, name: str, path: str) -> None:
+        """Copies the local file `path` to `name` atomically."""
+        with open(path, "rb") as file:
+            self._write(name, iter(lambda: file.read(CHUNK_BYTES), b""))
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a file that must not exist yet.
+
+        Raises:
+            FileExistsError: If `name` exists.
+        """
+        target = self.locate(name)
+        with self._partial(target, [data]) as partial:
+            try:
+                os.link(partial, target)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                if os.path.exists(target):
+                    raise FileExistsError(errno.EEXIST, "exists", target) from error
+                os.replace(partial, target)
+        _sync_directory(os.path.dirname(target))
+
+    def move(self, source: str, target: str) -> None:
+        """Renames a file atomically, over what is there."""
+        old, new = self.locate(source), self.locate(target)
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        os.replace(old, new)
+        for directory in {os.path.dirname(new), os.path.dirname(old)}:
+            _sync_directory(directory)
+
+    def delete(self, name: str) -> None:
+        """Deletes a file and the directories that it leaves empty."""
+        path = self.locate(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        directory = os.path.dirname(path)
+        while directory.startswith(self._root + os.sep):
+            try:
+                os.rmdir(directory)
+            except FileNotFoundError:
+                pass
+            except OSError:  # Not empty.
+                break
+            directory = os.path.dirname(directory)
+        if os.path.isdir(directory):
+            _sync_directory(directory)
+
+    def exists(self, name: str) -> bool:
+        """Returns whether the file exists."""
+        return os.path.isfile(self.locate(name))
+
+    def size(self, name: str) -> int:
+        """Returns the file's length in bytes."""
+        return os.stat(self.locate(name)).st_size
+
+    def list(self, directory: str) -> list[str]:
+        """Returns the names of all files below `directory`, sorted."""
+        names = []
+        for path in self._walk(directory):
+            if not os.path.basename(path).startswith(_PARTIAL_PREFIX):
+                names.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
+        return sorted(names)
+
+    def sync(self, name: str) -> None:
+        """Fsyncs a file and its directory."""
+        path = self.locate(name)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_directory(os.path.dirname(path))
+
+    def remove_partial_writes(self, directory: str) -> None:
+        """Removes the temporary files of killed writes."""
+        for path in self._walk(directory):
+            if os.path.basename(path).startswith(_PARTIAL_PREFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def _walk(self, directory: str) -> Iterator[str]:
+        for folder, _, files in os.walk(self.locate(directory)):
+            for file in files:
+                yield os.path.join(folder, file)
+
+    def _write(self, name: str, chunks: Iterable[bytes]) -> None:
+        target = self.locate(name)
+        with self._partial(target, chunks) as partial:
+            os.replace(partial, target)
+        _sync_directory(os.path.dirname(target))
+
+    @contextlib.contextmanager
+    def _partial(self, target: str, chunks: Iterable[bytes]) -> Iterator[str]:
+        """Yields a durable temporary file beside `target`; removes it afterwards."""
+        directory = os.path.dirname(target)
+        os.makedirs(directory, exist_ok=True)
+        partial = os.path.join(directory, _PARTIAL_PREFIX + uuid.uuid4().hex)
+        try:
+            with open(partial, "xb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            yield partial
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+
+
+def _sync_directory(path: str) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""What every storage can do, and no more.
+
+    storage = open_storage("gs://bucket/run")
+    storage.write_bytes("notes/a.txt", b"replaces what was there, as a whole")
+    storage.create("notes/b.txt", b"raises FileExistsError if it is there")
+    for chunk in storage.read_chunks("notes/a.txt"):
+        ...
+
+Names are relative to the storage's root, with "/" between their parts. Directories
+have no meaning of their own: one exists as long as a file is below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+CHUNK_BYTES = 4 * 2**20
+"""Bytes read or written at a time."""
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """A tree of files below one root.
+
+    Every write is invisible until it is complete, and durable when it returns.
+    A missing file raises `FileNotFoundError`, everything else `OSError`.
+    """
+
+    @property
+    def root(self) -> str:
+        """The absolute path or URL that all names are relative to."""
+
+    def locate(self, name: str) -> str:
+        """Returns the absolute path or URL of `name`."""
+
+    def local_path(self, name: str) -> str | None:
+        """Returns a path that TensorFlow may write to, None if there is none."""
+
+    def make_dirs(self, directory: str) -> None:
+        """Makes `directory` ready for files; object stores need nothing."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """Returns the whole file."""
+
+    def read_chunks(self, name: str) -> Iterator[bytes]:
+        """Yields the file in pieces of at most `CHUNK_BYTES`."""
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes or replaces a file."""
+
+    def upload(self, name: str, path: str) -> None:
+        """Writes or replaces a file with the contents of the local file `path`."""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a file that must not exist yet: the commit.
+
+        Raises:
+            FileExistsError: If `name` exists; it is left as it is.
+        """
+
+    def move(self, source: str, target: str) -> None:
+        """Gives a file another name, replacing what is there.
+
+        Atomic on a local disk; a copy and a deletion on object stores, so that a
+        kill in between leaves both.
+        """
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; one that is not there is no error."""
+
+    def exists(self, name: str) -> bool:
+        """Returns whether the file exists."""
+
+    def size(self, name: str) -> int:
+        """Returns the file's length in bytes."""
+
+    def list(self, directory: str) -> list[str]:
+        """Returns the names of all files below `directory`, sorted."""
+
+    def sync(self, name: str) -> None:
+        """Makes a file that something else wrote, and its name, durable."""
+
+    def remove_partial_writes(self, directory: str) -> None:
+        """Removes what killed writes of this storage left below `directory`."""
