@@ -1,0 +1,141 @@
+"""The settings of a training run.
+
+    config = TrainConfig(run_dir="runs/demo", preset="tiny", stop_step=200)
+    config.fingerprinted(...)       # what a resume must agree with
+
+Settings that change the result are part of the run's fingerprint: another value is
+refused. Settings that only say when to stop, save, report or where to compute may
+differ from one start to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from models import Recipe, TransformerConfig, preset
+from resumable_tf.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `train` does. None means: as the preset has it.
+
+    Attributes:
+        run_dir: The run's directory; local or a URL.
+        data: `embedded`, `tfds:NAME/CONFIG`, `tsv:PATH` or `moses:EN,DE`.
+        records: Directory of the prepared records; `<run_dir>/records` if None.
+        preset: `tiny`, `small`, `base` or `big`.
+        stop_step: Completed steps at which training ends.
+        batch_size: Packed rows a step, over all replicas.
+        row_length: Target tokens of a packed row.
+        vocab_size: SentencePiece pieces; 8,000, or 32,000 for a large corpus, if
+            neither this nor the preset says so.
+        dropout_rate: Share of activations dropped, 0 to 1.
+        seed: Seed of initial values, data order and dropout.
+        compute_dtype: `float32` or `bfloat16`.
+        strategy: `one`, `mirrored`, `multi_worker` or `tpu`.
+        num_replicas: Devices of `mirrored`.
+        steps_per_call: Most steps in one compiled call.
+        save_every_steps: Save at multiples of this; never if None.
+        save_every_secs: Also save when this long has passed since the last save.
+        keep_last: Checkpoints to keep.
+        eval_every_steps: Validation loss at multiples of this; only at the end if
+            None.
+        log_every_steps: One line of metrics for each so many steps.
+        is_deterministic: TensorFlow's deterministic kernels.
+    """
+
+    run_dir: str
+    data: str = "embedded"
+    records: str | None = None
+    preset: str = "tiny"
+    stop_step: int | None = None
+    batch_size: int | None = None
+    row_length: int | None = None
+    vocab_size: int | None = None
+    dropout_rate: float | None = None
+    seed: int = 1
+    compute_dtype: str = "float32"
+    strategy: str = "one"
+    num_replicas: int | None = None
+    steps_per_call: int = 10
+    save_every_steps: int | None = 500
+    save_every_secs: float | None = 300.0
+    keep_last: int = 3
+    eval_every_steps: int | None = None
+    log_every_steps: int = 10
+    is_deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            UsageError: If one can't work; it names the flag.
+        """
+        if not self.run_dir:
+            raise UsageError("--run-dir is empty; name a directory or a URL.")
+        for name in (
+            "stop_step",
+            "batch_size",
+            "steps_per_call",
+            "save_every_steps",
+            "save_every_secs",
+            "keep_last",
+            "eval_every_steps",
+            "log_every_steps",
+        ):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} {value}: it must be larger than 0.")
+        if self.dropout_rate is not None and not 0 <= self.dropout_rate < 1:
+            raise UsageError(
+                f"--dropout-rate {self.dropout_rate}: it must be at least 0 and "
+                "less than 1."
+            )
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise UsageError(
+                f"--compute-dtype {self.compute_dtype}: use float32 or bfloat16."
+            )
+        try:
+            preset(self.preset)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    @property
+    def recipe(self) -> Recipe:
+        """The preset."""
+        return preset(self.preset)
+
+    @property
+    def records_dir(self) -> str:
+        """Where the prepared records are or will be."""
+        return self.records or f"{self.run_dir.rstrip('/')}/records"
+
+    @property
+    def global_batch_size(self) -> int:
+        """Packed rows a step, over all replicas."""
+        return self.batch_size or self.recipe.batch_size
+
+    @property
+    def last_step(self) -> int:
+        """Completed steps at which training ends."""
+        return self.stop_step or self.recipe.stop_step
+
+    def model_config(self, vocab_size: int) -> TransformerConfig:
+        """Returns the model's sizes for a vocabulary."""
+        model = self.recipe.model_config(vocab_size, compute_dtype=self.compute_dtype)
+        if self.dropout_rate is not None:
+            model = replace(model, dropout_rate=self.dropout_rate)
+        return model
+
+    def fingerprinted(self, model: TransformerConfig) -> dict[str, Any]:
+        """Returns the settings that a resume must agree with, as JSON values."""
+        return {
+            "preset": self.preset,
+            "model": asdict(model),
+            "adam": asdict(self.recipe.adam),
+            "seed": self.seed,
+            "batch_size": self.global_batch_size,
+        }

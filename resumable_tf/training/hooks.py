@@ -1,0 +1,124 @@
+"""Hooks of the training loop: metrics, validation and progress.
+
+    hooks = [LogMetrics(log, every_steps=10), Evaluate(...), ShowProgress(...)]
+
+A hook is called after each compiled call with the state and what the call did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.state import TrainState
+from resumable_tf.training.loop import CallResult
+from resumable_tf.training.metrics_log import MetricsLog
+from resumable_tf.training.progress import Progress
+
+_WINDOW_KEY = "metrics_window"
+
+
+class LogMetrics:
+    """Writes the mean loss of each window of steps as one line.
+
+    A window that a save cuts is part of the checkpoint, so that its line is the same
+    after a resume.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        *,
+        every_steps: int,
+        learning_rate: Callable[[int], float],
+    ) -> None:
+        """Keeps where and how often to write.
+
+        Args:
+            log: The file.
+            every_steps: Steps a window.
+            learning_rate: Maps completed steps to the rate of the next step.
+        """
+        self._log = log
+        self._every_steps = every_steps
+        self._learning_rate = learning_rate
+
+    def __call__(self, state: TrainState, result: CallResult) -> None:
+        """Adds the steps of a call to the window."""
+        loss_sum, tokens = state.extra.get(_WINDOW_KEY, (0.0, 0.0))
+        step = result.first_step
+        for loss, count in zip(result.losses, result.num_tokens, strict=True):
+            step += 1
+            loss_sum, tokens = loss_sum + loss * count, tokens + count
+            if step % self._every_steps == 0:
+                self._log.append(
+                    {
+                        "step": step,
+                        "loss": loss_sum / tokens,
+                        "num_tokens": tokens,
+                        "learning_rate": self._learning_rate(step - 1),
+                    }
+                )
+                loss_sum, tokens = 0.0, 0.0
+        state.extra[_WINDOW_KEY] = [loss_sum, tokens]
+
+
+class Evaluate:
+    """Measures the validation loss at multiples of a number of steps and at the end."""
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        *,
+        every_steps: int | None,
+        stop_step: int,
+        evaluate: Callable[[], tuple[float, float]],
+    ) -> None:
+        """Keeps what to do and when."""
+        self._log = log
+        self._every_steps = every_steps
+        self._stop_step = stop_step
+        self._evaluate = evaluate
+
+    def __call__(self, state: TrainState, result: CallResult) -> None:
+        """Evaluates if it is due."""
+        every = self._every_steps
+        is_due = every is not None and state.step % every == 0
+        if is_due or state.step == self._stop_step:
+            loss, num_tokens = self._evaluate()
+            self._log.append(
+                {"step": state.step, "loss": loss, "num_tokens": num_tokens}
+            )
+
+
+class FlushMetrics:
+    """Makes metrics durable before a save that could refer to them."""
+
+    def __init__(self, *logs: MetricsLog) -> None:
+        """Keeps the files."""
+        self._logs = logs
+
+    def __call__(self, state: TrainState, result: CallResult) -> None:
+        """Flushes all files."""
+        for log in self._logs:
+            log.flush()
+
+
+class ShowProgress:
+    """Shows the state of training."""
+
+    def __init__(self, progress: Progress, checkpointer: Checkpointer) -> None:
+        """Keeps the display."""
+        self._progress = progress
+        self._checkpointer = checkpointer
+
+    def __call__(self, state: TrainState, result: CallResult) -> None:
+        """Updates the display."""
+        latest: Any = self._checkpointer.latest()
+        self._progress.update(
+            state.step,
+            loss=result.losses[-1],
+            num_tokens=sum(result.num_tokens),
+            last_checkpoint=None if latest is None else latest.step,
+        )

@@ -1,0 +1,293 @@
+"""Trains the translation Transformer of a run directory to its end.
+
+    result = train(TrainConfig(run_dir="runs/demo", preset="tiny"))
+    result.step, result.resumed_from
+
+The same call on the same directory continues where the last one ended, however it
+ended, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from models.dropout import DropoutKey, seed_key
+from models.transformer import build_transformer
+from resumable_tf.checkpoint import Checkpointer, CheckpointInfo
+from resumable_tf.data.dataset import RecordDataset, evaluation_batches
+from resumable_tf.data.pairs import VALIDATION
+from resumable_tf.data.prepare import PrepareSettings, prepare_records
+from resumable_tf.data.record_files import RecordSet
+from resumable_tf.errors import NoCheckpointError
+from resumable_tf.state import TrainState
+from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.hooks import (
+    Evaluate,
+    FlushMetrics,
+    LogMetrics,
+    ShowProgress,
+)
+from resumable_tf.training.loop import LoopPlan, run_loop
+from resumable_tf.training.metrics_log import MetricsLog
+from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
+from resumable_tf.training.preemption import StopSignal
+from resumable_tf.training.progress import Progress
+from resumable_tf.training.step import (
+    Batch,
+    ReplicaContext,
+    StepSettings,
+    TrainSteps,
+    make_evaluate,
+)
+from resumable_tf.training.strategy import Topology, make_strategy, topology_of
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended.
+
+    Attributes:
+        step: Completed steps.
+        resumed_from: Step of the checkpoint it began with, None for a new run.
+        was_finished: Whether there was nothing left to do.
+        run_dir: The run directory.
+        phase_secs: Seconds of each phase before the first step.
+    """
+
+    step: int
+    resumed_from: int | None
+    was_finished: bool
+    run_dir: str
+    phase_secs: dict[str, float]
+
+
+class _Phases:
+    """Measures the phases of a start."""
+
+    def __init__(self) -> None:
+        self.secs: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def done(self, name: str) -> None:
+        now = time.monotonic()
+        self.secs[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains to the config's last step, continuing what is in the run directory.
+
+    Args:
+        config: What to train, and where.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ConfigMismatchError: If the run was begun with other settings.
+        DataMismatchError: If it was begun with other data, seed or batch size.
+        DeviceError: If the strategy's devices are not there.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        Preempted: If SIGTERM or SIGINT came; the state is saved.
+    """
+    phases = _Phases()
+    strategy = make_strategy(config.strategy, num_replicas=config.num_replicas)
+    topology = topology_of(strategy, config.strategy)
+    if config.is_deterministic:
+        tf.keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+    phases.done("devices")
+    records = _open_records(config, topology)
+    phases.done("records")
+    session = _Session(config, strategy, topology, records)
+    phases.done("build")
+    with session.checkpointer as checkpointer:
+        return session.run(checkpointer, phases)
+
+
+def _open_records(config: TrainConfig, topology: Topology) -> RecordSet:
+    settings = PrepareSettings(
+        vocab_size=config.vocab_size or config.recipe.vocab_size,
+        target_length=config.row_length or config.recipe.row_length,
+    )
+    while not topology.is_chief and not _is_prepared(config.records_dir):
+        time.sleep(_POLL_SECS)
+    return prepare_records(config.data, config.records_dir, settings=settings)
+
+
+def _is_prepared(directory: str) -> bool:
+    path = f"{directory.rstrip('/')}/records.json"
+    return bool(tf.io.gfile.exists(path))
+
+
+class _Session:
+    """The live objects of one start."""
+
+    def __init__(
+        self, config: TrainConfig, strategy: Any, topology: Topology, records: RecordSet
+    ) -> None:
+        self.config = config
+        self.strategy = strategy
+        self.topology = topology
+        self.dataset = RecordDataset(
+            records, global_batch_size=config.global_batch_size, seed=config.seed
+        )
+        vocab_size = records.load_tokenizer().vocab_size
+        model_config = config.model_config(vocab_size)
+        with strategy.scope():
+            self.model = build_transformer(model_config, seed=config.seed)
+            self.optimizer, self.schedule = make_optimizer(config.recipe.adam)
+            self.optimizer.build(self.model.trainable_variables)
+        self.state = TrainState(
+            model=self.model, optimizer=self.optimizer, data=self.dataset
+        )
+        self.checkpointer = Checkpointer(
+            config.run_dir,
+            every_steps=config.save_every_steps,
+            every_secs=config.save_every_secs,
+            keep_last=config.keep_last,
+            config=config.fingerprinted(model_config),
+        )
+        metrics = f"{config.run_dir.rstrip('/')}/metrics"
+        self.train_log = MetricsLog(f"{metrics}/train.jsonl")
+        self.eval_log = MetricsLog(f"{metrics}/eval.jsonl")
+
+    def run(self, checkpointer: Checkpointer, phases: _Phases) -> TrainResult:
+        found = self._restore(checkpointer)
+        phases.done("restore")
+        config, start = self.config, self.state.step
+        # Where the records are may change; what is in them is checked by fingerprint.
+        self.state.extra["records"] = config.records_dir
+        if self.topology.is_chief:
+            self.train_log.open(step=start)
+            self.eval_log.open(step=start)
+        result = TrainResult(
+            step=max(start, config.last_step),
+            resumed_from=None if found is None else found.step,
+            was_finished=start >= config.last_step,
+            run_dir=config.run_dir,
+            phase_secs=phases.secs,
+        )
+        if result.was_finished:
+            return dataclasses.replace(result, step=start)
+        if found is not None:
+            logger.info(
+                "resumed from step %d in %.1f s; next batch %d",
+                start,
+                sum(phases.secs.values()),
+                start,
+            )
+        with (
+            StopSignal() as stop,
+            Progress(start_step=start, stop_step=config.last_step) as progress,
+        ):
+            hooks = self._hooks(checkpointer, progress)
+            saver = checkpointer if self.topology.is_chief else None
+            run_loop(self._plan(phases), self.state, saver, hooks=hooks, stop=stop)
+        return result
+
+    def _restore(self, checkpointer: Checkpointer) -> CheckpointInfo | None:
+        if self.topology.is_chief:
+            return checkpointer.restore_or_initialize(self.state)
+        try:
+            return checkpointer.restore(self.state)
+        except NoCheckpointError:
+            return None
+
+    def _settings(self) -> StepSettings:
+        model = self.model
+        key = seed_key("dropout", self.config.seed)
+
+        def loss(batch: Batch, context: ReplicaContext) -> tuple[Any, Any]:
+            dropout_key = DropoutKey(key, context.step, context.first_row)
+            sums = model.loss_sums(batch, dropout_key)
+            return sums.loss, sums.log_likelihood_loss
+
+        return StepSettings(self.config.global_batch_size, loss, count_target_tokens)
+
+    def _plan(self, phases: _Phases) -> LoopPlan:
+        train_steps = TrainSteps(
+            self.model, self.optimizer, self.strategy, self._settings()
+        )
+
+        def batches(step: int) -> Iterator[Any]:
+            iterator = iter(self.dataset.from_step(step))
+            phases.done("pipeline")
+            train_steps.trace(iterator)
+            phases.done("trace")
+            return iterator  # type: ignore[no-any-return]
+
+        def timed(iterator: Any, step: int, num_steps: int) -> tuple[Any, Any]:
+            result = train_steps(iterator, step, num_steps)
+            if "first call" not in phases.secs:
+                phases.done("first call")
+                logger.info("start, in seconds: %s", phases.secs)
+            return result
+
+        config = self.config
+        breaks = [config.save_every_steps, config.eval_every_steps]
+        return LoopPlan(
+            stop_step=config.last_step,
+            steps_per_call=config.steps_per_call,
+            breaks=[every for every in breaks if every],
+            batches=batches,
+            train_steps=timed,
+        )
+
+    def _hooks(self, checkpointer: Checkpointer, progress: Progress) -> list[Any]:
+        evaluate = make_evaluate(self.strategy, self._evaluation_settings())
+        batches = evaluation_batches(
+            self.dataset.records, VALIDATION, batch_size=self.config.global_batch_size
+        )
+        hooks = [
+            LogMetrics(
+                self.train_log,
+                every_steps=self.config.log_every_steps,
+                learning_rate=lambda step: float(self.schedule(step)),
+            ),
+            Evaluate(
+                self.eval_log,
+                every_steps=self.config.eval_every_steps,
+                stop_step=self.config.last_step,
+                evaluate=lambda: evaluate(batches),
+            ),
+        ]
+        if self.topology.is_chief:
+            hooks.append(FlushMetrics(self.train_log, self.eval_log))
+            hooks.append(ShowProgress(progress, checkpointer))
+        return hooks
+
+    def _evaluation_settings(self) -> StepSettings:
+        def loss(batch: Batch, _: ReplicaContext) -> tuple[Any, Any]:
+            sums = self.model.loss_sums(batch)
+            return sums.loss, sums.log_likelihood_loss
+
+        return StepSettings(self.config.global_batch_size, loss, count_target_tokens)
+
+
+def count_target_tokens(batch: Batch) -> Any:
+    """Returns the number of target tokens of a batch, padding not counted, float32."""
+    return tf.reduce_sum(tf.cast(batch["target_segments"] > 0, tf.float32))
+
+
+def make_optimizer(adam: Any) -> tuple[Any, Any]:
+    """Returns the optimizer and the schedule of an `AdamConfig`."""
+    schedule = WarmupSchedule(
+        adam.peak_learning_rate,
+        warmup_steps=adam.warmup_steps,
+        decay_steps=adam.decay_steps,
+    )
+    optimizer = FusedAdam(
+        schedule, beta_1=adam.beta_1, beta_2=adam.beta_2, epsilon=adam.epsilon
+    )
+    return optimizer, schedule

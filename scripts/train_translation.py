@@ -1,0 +1,150 @@
+"""Trains the English-to-German Transformer; run it again to continue.
+
+    python scripts/train_translation.py --run-dir runs/demo --preset tiny
+
+Exit codes: 0 finished, 75 stopped by a signal after a save (run it again), 2 wrong
+usage, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from models.config import PRESETS
+from resumable_tf.errors import (
+    EXIT_FAILED,
+    EXIT_PREEMPTED,
+    EXIT_USAGE,
+    MismatchError,
+    ResumableError,
+    UsageError,
+)
+
+_STARTED = time.monotonic()
+_console = Console(stderr=True, highlight=False)
+
+Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
+Dtype = Enum("Dtype", {name: name for name in ("float32", "bfloat16")}, type=str)
+Strategy = Enum(
+    "Strategy",
+    {name: name for name in ("one", "mirrored", "multi_worker", "tpu")},
+    type=str,
+)
+
+
+def main(
+    preset: Annotated[Preset, typer.Option(help="Sizes and recipe.")] = Preset["tiny"],
+    run_dir: Annotated[
+        str | None,
+        typer.Option(help="Run directory or URL. [default: runs/embedded-PRESET]"),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(help="embedded, tfds:NAME/CONFIG, tsv:PATH or moses:EN,DE."),
+    ] = "embedded",
+    records: Annotated[
+        str | None,
+        typer.Option(
+            help="Prepared records, made if missing. [default: RUN_DIR/records]"
+        ),
+    ] = None,
+    stop_step: Annotated[
+        int | None, typer.Option(help="Steps at which to end. [default: the preset's]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Packed rows a step. [default: the preset's]")
+    ] = None,
+    row_length: Annotated[
+        int | None, typer.Option(help="Target tokens a row. [default: the preset's]")
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="SentencePiece pieces. [default: by corpus]")
+    ] = None,
+    dropout_rate: Annotated[
+        float | None, typer.Option(help="Share dropped. [default: the preset's]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 1,
+    compute_dtype: Annotated[Dtype, typer.Option(help="Of activations.")] = Dtype[
+        "float32"
+    ],
+    strategy: Annotated[Strategy, typer.Option(help="Where to compute.")] = Strategy[
+        "one"
+    ],
+    num_replicas: Annotated[
+        int | None, typer.Option(help="Devices of --strategy mirrored.")
+    ] = None,
+    steps_per_call: Annotated[
+        int, typer.Option(help="Most steps in a compiled call.")
+    ] = 10,
+    save_every_steps: Annotated[
+        int | None, typer.Option(help="Save at multiples of this.")
+    ] = 500,
+    save_every_secs: Annotated[
+        float | None, typer.Option(help="Save when this long has passed.")
+    ] = 300.0,
+    keep_last: Annotated[int, typer.Option(help="Checkpoints to keep.")] = 3,
+    eval_every_steps: Annotated[
+        int | None, typer.Option(help="Validation loss at multiples of this.")
+    ] = None,
+    log_every_steps: Annotated[int, typer.Option(help="Steps a line of metrics.")] = 10,
+    deterministic: Annotated[
+        bool, typer.Option(help="Use deterministic kernels.")
+    ] = True,
+) -> None:
+    """Trains the English-to-German Transformer; run it again to continue."""
+    settings = dict(locals())
+    settings["run_dir"] = run_dir or f"runs/embedded-{preset.value}"
+    settings["is_deterministic"] = settings.pop("deterministic")
+    for name in ("preset", "compute_dtype", "strategy"):
+        settings[name] = settings[name].value
+    _set_up_logging()
+    raise SystemExit(_run(settings))
+
+
+def _set_up_logging() -> None:
+    # TensorFlow reads this when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    handler = RichHandler(console=_console, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("resumable_tf").setLevel(logging.INFO)
+
+
+def _run(settings: dict[str, Any]) -> int:
+    """Trains and returns the exit code."""
+    from resumable_tf.training.allocator import keep_freed_memory
+    from resumable_tf.training.config import TrainConfig
+    from resumable_tf.training.preemption import Preempted
+
+    keep_freed_memory()
+    try:
+        config = TrainConfig(**settings)
+        from resumable_tf.training.run import train
+
+        imported = time.monotonic() - _STARTED
+        logging.getLogger("resumable_tf").info("imported in %.1f s", imported)
+        result = train(config)
+    except Preempted as stopped:
+        _console.print(str(stopped))
+        return EXIT_PREEMPTED
+    except ResumableError as error:
+        _console.print(f"{type(error).__name__}: {error}", markup=False)
+        return (
+            EXIT_USAGE if isinstance(error, UsageError | MismatchError) else EXIT_FAILED
+        )
+    if result.was_finished:
+        _console.print(f"{result.run_dir} is already finished at step {result.step}.")
+    else:
+        _console.print(f"{result.run_dir}: finished at step {result.step}.")
+    return 0
+
+
+if __name__ == "__main__":
+    typer.run(main)
