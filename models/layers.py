@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from models.config import TransformerConfig
-from models.dropout import DropoutKey, dropout
 
 _NORM_EPSILON = 1e-6
 
@@ -111,13 +110,11 @@ class FeedForward(TransformerLayer):
             name="outer_bias", shape=(dim,), initializer="zeros"
         )
 
-    def call(self, x: tf.Tensor, key: DropoutKey | None, stream: int) -> tf.Tensor:
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the transformed [B, Q, D]."""
         inner = self.project(x, self.inner)
         inner = tf.nn.bias_add(inner, tf.cast(self.inner_bias, x.dtype))
-        inner = tf.nn.relu(inner)
-        inner = dropout(inner, rate=self.config.dropout_rate, key=key, stream=stream)
-        outer = self.project(inner, self.outer)
+        outer = self.project(tf.nn.relu(inner), self.outer)
         return tf.nn.bias_add(outer, tf.cast(self.outer_bias, x.dtype))
 
 

@@ -41,20 +41,19 @@ def smoothed_cross_entropy(
 
     @tf.custom_gradient
     def summed(logits: tf.Tensor) -> Any:
-        largest = tf.reduce_max(logits, axis=-1, keepdims=True)
-        exponentials = tf.exp(logits - largest)
-        total = tf.reduce_sum(exponentials, axis=-1)
-        log_total = tf.math.log(total) + largest[:, 0]
+        # The raw operation: its value and its gradient come from one kernel. The
+        # public function falls apart into many when deterministic ones are asked for.
+        plain, slope = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+            features=logits, labels=labels
+        )
         label_logits = tf.gather(logits, labels, batch_dims=1)
-        plain = log_total - label_logits
-        spread = log_total - tf.reduce_mean(logits, axis=-1)
-        smoothed = (1 - smoothing) * plain + smoothing * spread
+        smoothed = plain + smoothing * (label_logits - tf.reduce_mean(logits, axis=-1))
 
         def gradient(upstream: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
             scale = weights * upstream
-            dense = exponentials * (scale / total)[:, None] - (flat * scale)[:, None]
+            dense = (slope - flat) * scale[:, None]
             index = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
-            return tf.tensor_scatter_nd_sub(dense, index, (1 - smoothing) * scale)
+            return tf.tensor_scatter_nd_add(dense, index, smoothing * scale)
 
         sums = tf.reduce_sum(smoothed * weights), tf.reduce_sum(plain * weights)
         return sums, gradient

@@ -33,8 +33,7 @@ from models.loss import smoothed_cross_entropy
 Batch = Mapping[str, tf.Tensor]
 
 BOS_ID = 1
-_STREAMS_PER_BLOCK = 8
-_MAX_LENGTH = 4096
+_STREAMS_PER_BLOCK = 4
 
 
 class LossSums(NamedTuple):
@@ -89,12 +88,7 @@ class Block(TransformerLayer):
 
     def feed(self, x: tf.Tensor, key: Any) -> tf.Tensor:
         """Applies the feed-forward sub-layer."""
-        stream = self._first_stream + 1
-
-        def sublayer(y: tf.Tensor) -> tf.Tensor:
-            return self.feed_forward(y, key=key, stream=stream)
-
-        return self.residual(x, self.feed_forward_norm, sublayer, key, 2)
+        return self.residual(x, self.feed_forward_norm, self.feed_forward, key, 1)
 
     def call(self, x: tf.Tensor, bias: tf.Tensor, key: Any) -> tf.Tensor:
         """Returns the block's output [B, S, D]."""
@@ -121,7 +115,7 @@ class DecoderBlock(Block):
         def sublayer(y: tf.Tensor) -> tf.Tensor:
             return self.cross.attend(self.cross.project_query(y), *memory, bias)
 
-        return self.residual(x, self.cross_norm, sublayer, key, 3)
+        return self.residual(x, self.cross_norm, sublayer, key, 2)
 
     def call(
         self, x: tf.Tensor, memory: tf.Tensor, biases: tuple[Any, Any], key: Any
@@ -178,20 +172,31 @@ class Transformer(tf.keras.Model):
                 (3 / config.model_dim) ** 0.5, seed=seed, name="embedding"
             ),
         )
-        self.encoder = [
-            Block(**made, name=f"encoder_{i}", index=i)
-            for i in range(config.num_encoder_layers)
-        ]
-        self.decoder = [
-            DecoderBlock(**made, name=f"decoder_{i}", index=len(self.encoder) + i)
-            for i in range(config.num_decoder_layers)
-        ]
-        self.final_norms = (
-            [LayerNorm(**made, name=f"{side}_norm") for side in ("encoder", "decoder")]
-            if config.norm == PRE_NORM
-            else []
-        )
+        # Each layer is an attribute of its own: TensorFlow's object graph does not
+        # reach into the lists of a Keras 3 model, and a checkpoint would lack them.
+        for index in range(config.num_encoder_layers):
+            block = Block(**made, name=f"encoder_{index}", index=index)
+            setattr(self, block.name, block)
+        for index in range(config.num_decoder_layers):
+            place = config.num_encoder_layers + index
+            block = DecoderBlock(**made, name=f"decoder_{index}", index=place)
+            setattr(self, block.name, block)
+        if config.norm == PRE_NORM:
+            self.encoder_norm = LayerNorm(**made, name="encoder_norm")
+            self.decoder_norm = LayerNorm(**made, name="decoder_norm")
         self.built = True
+
+    @property
+    def encoder_blocks(self) -> list[Block]:
+        """The encoder's blocks, first to last."""
+        count = self.config.num_encoder_layers
+        return [getattr(self, f"encoder_{index}") for index in range(count)]
+
+    @property
+    def decoder_blocks(self) -> list[DecoderBlock]:
+        """The decoder's blocks, first to last."""
+        count = self.config.num_decoder_layers
+        return [getattr(self, f"decoder_{index}") for index in range(count)]
 
     def call(self, batch: Batch, key: DropoutKey | None = None) -> tf.Tensor:
         """Returns the logits of each target token given those before it.
@@ -224,9 +229,9 @@ class Transformer(tf.keras.Model):
         x = self._embedding_dropout(x, key, side=0)
         segments = batch["source_segments"]
         bias = segment_bias(segments, segments, x.dtype)
-        for block in self.encoder:
+        for block in self.encoder_blocks:
             x = block(x, bias=bias, key=key)
-        return self.final_norms[0](x) if self.final_norms else x
+        return self.encoder_norm(x) if self.config.norm == PRE_NORM else x
 
     def decode(
         self, batch: Batch, memory: tf.Tensor, key: DropoutKey | None = None
@@ -245,9 +250,9 @@ class Transformer(tf.keras.Model):
             + causal_bias(segments.shape[1], x.dtype),
             segment_bias(segments, batch["source_segments"], x.dtype),
         )
-        for block in self.decoder:
+        for block in self.decoder_blocks:
             x = block(x, memory=memory, biases=biases, key=key)
-        return self.final_norms[1](x) if self.final_norms else x
+        return self.decoder_norm(x) if self.config.norm == PRE_NORM else x
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
         """Returns float32 logits [..., V] of decoder outputs [..., D]."""
@@ -268,7 +273,9 @@ class Transformer(tf.keras.Model):
             source_segments: [B, S]; 0 is padding.
             width: W, hypotheses of each row, int or scalar tensor.
         """
-        pairs = [tuple(block.cross.project_memory(memory)) for block in self.decoder]
+        pairs = [
+            tuple(block.cross.project_memory(memory)) for block in self.decoder_blocks
+        ]
         return start_cache(pairs, source_segments == 0, width)
 
     def decode_step(
@@ -287,11 +294,11 @@ class Transformer(tf.keras.Model):
         x = self._embed(tokens, tf.fill(tf.shape(tokens), position))
         cache, bias = cache.enter(x.dtype)
         keys, values = [], []
-        for layer, block in enumerate(self.decoder):
+        for layer, block in enumerate(self.decoder_blocks):
             x, key, value = block.step(x, cache, layer, bias)
             keys.append(key)
             values.append(value)
-        x = self.final_norms[1](x) if self.final_norms else x
+        x = self.decoder_norm(x) if self.config.norm == PRE_NORM else x
         cache = cache._replace(self_keys=tuple(keys), self_values=tuple(values))
         return self.logits(x), cache
 
@@ -299,23 +306,24 @@ class Transformer(tf.keras.Model):
         dim = self.config.model_dim
         dtype = tf.as_dtype(self.config.compute_dtype)
         x = tf.gather(tf.convert_to_tensor(self.embedding), ids) * dim**0.5
-        return tf.cast(x + tf.gather(_sinusoids(dim), positions), dtype)
+        return tf.cast(x + _position_encoding(positions, dim), dtype)
 
     def _embedding_dropout(self, x: tf.Tensor, key: Any, *, side: int) -> tf.Tensor:
-        num_blocks = len(self.encoder) + len(self.decoder)
+        num_blocks = len(self.encoder_blocks) + len(self.decoder_blocks)
         stream = num_blocks * _STREAMS_PER_BLOCK + side
         return dropout(x, rate=self.config.dropout_rate, key=key, stream=stream)
 
 
-def _sinusoids(dim: int) -> tf.Tensor:
-    """Returns the position encodings of the paper, section 3.5, [4096, D].
+def _position_encoding(positions: tf.Tensor, dim: int) -> tf.Tensor:
+    """Returns the position encodings of the paper, section 3.5, float32 [..., D].
 
-    Sines in the first half and cosines in the second, as tensor2tensor has it.
+    Sines in the first half and cosines in the second, as tensor2tensor has it. They
+    are computed anew each time: a table would be a constant in every graph, and
+    larger than the weights of a small exported model.
     """
     rates = 10_000.0 ** -(np.arange(dim // 2) / (dim // 2 - 1))
-    angles = np.arange(_MAX_LENGTH)[:, None] * rates
-    table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    return tf.constant(table.astype(np.float32))
+    angles = tf.cast(positions, tf.float32)[..., None] * rates.astype(np.float32)
+    return tf.concat([tf.sin(angles), tf.cos(angles)], axis=-1)
 
 
 def build_transformer(config: TransformerConfig, *, seed: int) -> Transformer:

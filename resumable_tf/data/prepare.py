@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 
-import fsspec
-
 from resumable_tf.data.packing import TokenPair, fits, pack, padding_share
 from resumable_tf.data.pairs import (
     SPLITS,
@@ -42,6 +40,7 @@ from resumable_tf.data.record_files import (
 )
 from resumable_tf.data.tokenizer import Tokenizer, train_tokenizer
 from resumable_tf.errors import DataFormatError, DataMismatchError, UsageError
+from resumable_tf.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def prepare_records(
         DataMismatchError: If `directory` holds a set of another source or settings.
         UsageError: If `source` or a setting can't work.
     """
-    if _exists(join_path(directory, RECORDS_FILE)):
+    if open_storage(directory).exists(RECORDS_FILE):
         records = RecordSet.open(directory)
         _check_same(records, source, settings)
         return records
@@ -144,9 +143,11 @@ class _Preparation:
         self.reader = reader
         self.directory = directory
         self.settings = settings
+        self.storage = open_storage(directory)
         self.dropped: Counter[str] = Counter()
 
     def run(self) -> RecordSet:
+        self.storage.remove_partial_writes("")
         pairs = {split: list(self.reader.read(split)) for split in SPLITS}
         if not pairs[TRAIN] or not pairs[VALIDATION]:
             raise DataFormatError(
@@ -163,9 +164,9 @@ class _Preparation:
         }
         layout = self._choose_layout(tokens[TRAIN])
         splits = {name: self._write(name, tokens[name], layout) for name in tokens}
-        self._write_file(TOKENIZER_FILE, tokenizer.model)
+        self.storage.write_bytes(TOKENIZER_FILE, tokenizer.model)
         lines = "".join(f"{english}\t{german}\n" for english, german in pairs[TEST])
-        self._write_file(f"{TEST}.tsv", lines.encode())
+        self.storage.write_bytes(f"{TEST}.tsv", lines.encode())
         records = RecordSet(
             directory=self.directory,
             source=self.reader.name,
@@ -225,7 +226,7 @@ class _Preparation:
             part = {name: array[start : start + size] for name, array in rows.items()}
             content = layout.encode(part)
             file = f"{split}-{index:05d}-of-{len(starts):05d}.bin"
-            self._write_file(file, content)
+            self.storage.write_bytes(file, content)
             shards.append(Shard(file, len(part["source"]), crc32c_hex(content)))
         return SplitInfo(
             num_pairs=len(fitting),
@@ -234,11 +235,6 @@ class _Preparation:
             padding=padding_share(rows),
             shards=tuple(shards),
         )
-
-    def _write_file(self, name: str, content: bytes) -> None:
-        path = join_path(self.directory, name)
-        with fsspec.open(path, "wb", auto_mkdir=True) as file:
-            file.write(content)
 
     def _commit(self, records: RecordSet) -> None:
         train = records.splits[TRAIN]
@@ -251,12 +247,4 @@ class _Preparation:
             100 * train.padding,
             dict(records.dropped) or "none",
         )
-        filesystem, path = fsspec.core.url_to_fs(self.directory)
-        temporary = f"{path}/{RECORDS_FILE}.tmp"
-        filesystem.pipe_file(temporary, records.to_json())
-        filesystem.mv(temporary, f"{path}/{RECORDS_FILE}")
-
-
-def _exists(path: str) -> bool:
-    filesystem, local = fsspec.core.url_to_fs(path)
-    return bool(filesystem.exists(local))
+        self.storage.write_bytes(RECORDS_FILE, records.to_json())
