@@ -44,7 +44,14 @@ class Checkpointer:
 
     Attributes:
         storage: The run directory.
+        committed_step: Step of the newest checkpoint that this object restored or
+            committed, None before; asks no storage.
     """
+
+    # Set by the writer's thread too; a plain assignment, read by displays only.
+    committed_step: int | None = None
+    _is_restored = False
+    _is_closed = False
 
     def __init__(
         self,
@@ -87,8 +94,6 @@ class Checkpointer:
         self._catalog = Catalog(self.storage)
         self._writer = Writer(is_nice=asynchronous)
         self._last = LastSave(step=0, time=clock())
-        self._is_restored = False
-        self._is_closed = False
 
     def restore_or_initialize(self, state: TrainState) -> CheckpointInfo | None:
         """Continues the run where it was saved last, or begins it.
@@ -271,6 +276,7 @@ class Checkpointer:
         self, state: TrainState, info: CheckpointInfo | None
     ) -> CheckpointInfo | None:
         self._is_restored = True
+        self.committed_step = None if info is None else info.step
         self._last = LastSave(step=state.step, time=self._clock())
         return info
 
@@ -306,6 +312,7 @@ class Checkpointer:
             write_bundle(snapshot, self.storage, draft)
         finally:
             snapshot.release()
+        self.committed_step = draft.step
         self._catalog.delete(self._retention.to_delete(self._catalog.steps()))
         self._catalog.check_state_file()
         self._catalog.drop_superseded(draft.step)

@@ -129,12 +129,14 @@ def to_host(value: Any) -> Any:
 
 
 def host_device() -> str:
-    """Returns the CPU of this process, also where it drives remote hosts."""
-    remote = any(
-        "/job:" in device.name and "/job:localhost" not in device.name
-        for device in tf.config.list_logical_devices("CPU")
-    )
-    return _COORDINATOR if remote else "CPU:0"
+    """Returns the CPU of this process, also where it drives remote hosts.
+
+    A process that drives others is `localhost` among them. A worker among equals
+    (MultiWorkerMirroredStrategy) is not, and there the short name is its own CPU.
+    """
+    names = [device.name for device in tf.config.list_logical_devices("CPU")]
+    is_local = ["/job:localhost" in name or "/job:" not in name for name in names]
+    return _COORDINATOR if any(is_local) and not all(is_local) else "CPU:0"
 
 
 def checkpoint_options() -> Any:
