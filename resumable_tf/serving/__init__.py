@@ -1,0 +1,1 @@
+"""Decoding, the exported translator, and its evaluation."""
