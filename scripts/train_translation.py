@@ -29,7 +29,7 @@ from resumable_tf.errors import (
 )
 
 _STARTED = time.monotonic()
-_console = Console(stderr=True, highlight=False)
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)
 Dtype = Enum("Dtype", {name: name for name in ("float32", "bfloat16")}, type=str)

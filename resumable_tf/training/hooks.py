@@ -8,7 +8,6 @@ A hook is called after each compiled call with the state and what the call did.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.state import TrainState
@@ -115,10 +114,9 @@ class ShowProgress:
 
     def __call__(self, state: TrainState, result: CallResult) -> None:
         """Updates the display."""
-        latest: Any = self._checkpointer.latest()
         self._progress.update(
             state.step,
             loss=result.losses[-1],
             num_tokens=sum(result.num_tokens),
-            last_checkpoint=None if latest is None else latest.step,
+            last_checkpoint=self._checkpointer.committed_step,
         )
