@@ -1,0 +1,140 @@
+"""Every storage behaves alike. Guards against a backend that differs in a corner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage.protocol import CHUNK_BYTES
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return open_storage(str(tmp_path / "run"))
+    return open_storage(f"memory://contract-{uuid4().hex}/run")
+
+
+def test_written_bytes_are_read_back(storage: Storage) -> None:
+    storage.write_bytes("a/b/c.bin", b"\x00\x01")
+    assert storage.read_bytes("a/b/c.bin") == b"\x00\x01"
+    assert b"".join(storage.read_chunks("a/b/c.bin")) == b"\x00\x01"
+    assert storage.size("a/b/c.bin") == 2
+    assert storage.exists("a/b/c.bin")
+
+
+def test_write_replaces_the_whole_file(storage: Storage) -> None:
+    storage.write_bytes("a.txt", b"long contents")
+    storage.write_bytes("a.txt", b"short")
+    assert storage.read_bytes("a.txt") == b"short"
+
+
+def test_empty_files_exist(storage: Storage) -> None:
+    storage.write_bytes("empty", b"")
+    assert storage.exists("empty")
+    assert storage.size("empty") == 0
+    assert list(storage.read_chunks("empty")) == []
+
+
+def test_large_files_are_streamed_in_bounded_chunks(storage: Storage) -> None:
+    data = bytes(range(256)) * (CHUNK_BYTES // 256) + b"tail"
+    storage.write_bytes("large", data)
+    chunks = list(storage.read_chunks("large"))
+    assert max(map(len, chunks)) <= CHUNK_BYTES
+    assert b"".join(chunks) == data
+
+
+def test_upload_copies_a_local_file(storage: Storage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * (CHUNK_BYTES + 1))
+    storage.write_bytes("target", b"old")
+    storage.upload("target", str(source))
+    assert storage.read_bytes("target") == source.read_bytes()
+
+
+def test_create_writes_a_new_file(storage: Storage) -> None:
+    storage.create("commit", b"mine")
+    assert storage.read_bytes("commit") == b"mine"
+
+
+def test_create_refuses_what_exists_and_leaves_it(storage: Storage) -> None:
+    storage.create("commit", b"first")
+    with pytest.raises(FileExistsError):
+        storage.create("commit", b"second")
+    assert storage.read_bytes("commit") == b"first"
+    assert storage.list("") == ["commit"]
+
+
+@pytest.mark.parametrize("method", ["read_bytes", "size"])
+def test_missing_files_raise_file_not_found(storage: Storage, method: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        getattr(storage, method)("nothing/here")
+
+
+def test_missing_files_raise_when_streamed(storage: Storage) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(storage.read_chunks("nothing/here"))
+
+
+def test_list_names_all_files_below_and_no_others(storage: Storage) -> None:
+    for name in ("d/b", "d/a", "d/sub/c", "e/x", "dd/y"):
+        storage.write_bytes(name, b"1")
+    assert storage.list("d") == ["d/a", "d/b", "d/sub/c"]
+    assert storage.list("") == ["d/a", "d/b", "d/sub/c", "dd/y", "e/x"]
+    assert storage.list("nothing") == []
+
+
+def test_delete_removes_one_file_and_accepts_missing_ones(storage: Storage) -> None:
+    storage.write_bytes("d/a", b"1")
+    storage.write_bytes("d/b", b"1")
+    storage.delete("d/a")
+    storage.delete("d/a")
+    storage.delete("never/there")
+    assert storage.list("") == ["d/b"]
+    assert not storage.exists("d/a")
+
+
+def test_files_can_be_written_where_all_were_deleted(storage: Storage) -> None:
+    storage.make_dirs("d/e")
+    storage.write_bytes("d/e/a", b"1")
+    storage.delete("d/e/a")
+    assert storage.list("") == []
+    storage.write_bytes("d/e/a", b"2")
+    assert storage.read_bytes("d/e/a") == b"2"
+
+
+def test_move_renames_and_replaces(storage: Storage) -> None:
+    storage.write_bytes("a", b"new")
+    storage.write_bytes("deep/down/b", b"old")
+    storage.move("a", "deep/down/b")
+    assert storage.read_bytes("deep/down/b") == b"new"
+    assert storage.list("") == ["deep/down/b"]
+
+
+def test_sync_and_remove_partial_writes_leave_files_alone(storage: Storage) -> None:
+    storage.write_bytes("d/a", b"1")
+    storage.sync("d/a")
+    storage.remove_partial_writes("d")
+    assert storage.read_bytes("d/a") == b"1"
+
+
+def test_directories_are_not_files(storage: Storage) -> None:
+    storage.write_bytes("d/a", b"1")
+    assert not storage.exists("d")
+
+
+def test_locate_gives_an_absolute_place(storage: Storage) -> None:
+    assert storage.locate("d/a") == f"{storage.root}/d/a"
+    assert storage.locate("") == storage.root
+
+
+def test_another_instance_sees_the_same_files(storage: Storage) -> None:
+    other = open_storage(storage.root)
+    assert other.list("") == []
+    storage.write_bytes("d/a", b"1")
+    assert other.list("d") == ["d/a"]
+    other.delete("d/a")
+    assert not storage.exists("d/a")

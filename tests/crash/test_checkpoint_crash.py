@@ -1,0 +1,67 @@
+"""A kill at any point leaves a run that continues exactly, losing one save at most.
+
+Guards against half-written, half-deleted and half-moved checkpoints. The victims are
+real processes, killed by SIGKILL: in front of every storage operation, and at times
+spread over TensorFlow's own writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+pytestmark = pytest.mark.crash
+
+
+def run_matrix(directory: Path, *flags: str) -> int:
+    """Returns how many victims were killed; all of them were checked."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.kill_matrix", str(directory), *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return int(json.loads(done.stdout.splitlines()[-1])["killed"])
+
+
+def test_kill_at_each_storage_operation_leaves_a_restorable_run(
+    tmp_path: Path,
+) -> None:
+    """One save with retention, in the default mode."""
+    assert run_matrix(tmp_path, "--mode=async", "--scheme=local") > 20
+
+
+def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
+    flags = ("--timed=4", "--saves=4", "--size=500000")
+    assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["local", "object"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_kill_at_each_operation_of_several_saves(
+    tmp_path: Path, mode: str, scheme: str
+) -> None:
+    flags = ("--saves=3", f"--mode={mode}", f"--scheme={scheme}")
+    assert run_matrix(tmp_path, *flags) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_kills_spread_over_tensorflows_own_writing(tmp_path: Path, mode: str) -> None:
+    flags = ("--timed=16", "--saves=8", "--size=2000000", f"--mode={mode}")
+    assert run_matrix(tmp_path, *flags, "--scheme=local") > 5

@@ -1,0 +1,139 @@
+"""Every command and snippet of the README does what it says.
+
+`make test` is left out: it would run itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.records import write_records
+
+import resumable_tf as rtf
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FORMAT_PAGE = (ROOT / "docs" / "checkpoint_format.md").read_text(encoding="utf-8")
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.S | re.M)
+
+
+def _shell(command: str, **variables: str) -> str:
+    """Runs a command of the README with this Python first on PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=570,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class _Task:
+    """A small Keras model with dropout, and a custom step, for the snippet."""
+
+    def __init__(self, dataset: rtf.RecordDataset) -> None:
+        tf.keras.utils.set_random_seed(3)
+        self.dataset = dataset
+        self.model = tf.keras.Sequential(
+            [
+                tf.keras.layers.Input((3,)),
+                tf.keras.layers.Dense(8, activation="relu"),
+                tf.keras.layers.Dropout(0.5, seed=4),
+                tf.keras.layers.Dense(1),
+            ]
+        )
+        self.optimizer = tf.keras.optimizers.Adam(0.01)
+        self.optimizer.build(self.model.trainable_variables)
+
+    def train_step(self, batch: dict[str, Any]) -> None:
+        inputs = tf.cast(batch["source"], tf.float32) / 65536
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self.model(inputs, training=True) - 1) ** 2)
+        variables = self.model.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def run_snippet(self, run_dir: Path, stop_step: int) -> list[Any]:
+        names = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "dataset": self.dataset,
+            "train_step": self.train_step,
+            "run_dir": str(run_dir),
+            "stop_step": stop_step,
+        }
+        (snippet,) = _blocks(README, "python")
+        exec(compile(snippet, "README.md", "exec"), names)
+        return [variable.numpy() for variable in self.model.variables]
+
+
+def test_the_snippet_makes_a_custom_loop_resume_bit_for_bit(tmp_path: Path) -> None:
+    write_records(tmp_path / "records", [7, 7, 3])
+
+    def task() -> _Task:
+        dataset = rtf.RecordDataset.open(
+            str(tmp_path / "records"), global_batch_size=4, seed=1
+        )
+        return _Task(dataset)
+
+    whole = task().run_snippet(tmp_path / "whole", 37)
+    for stop_step in (10, 20, 30):  # Multiples of every_steps: all is saved.
+        task().run_snippet(tmp_path / "pieces", stop_step)
+    pieces = task().run_snippet(tmp_path / "pieces", 37)
+    for one, other in zip(pieces, whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> None:
+    (block,) = _blocks(README, "bash")
+    commands = [
+        line.replace("runs/", f"{shlex.quote(str(tmp_path))}/")
+        for line in block.splitlines()
+    ]
+    train, export, translate, evaluate = commands
+    _shell(train)
+    assert "times as large" in _shell(export)
+    assert len(_shell(translate).splitlines()) == 1
+    assert re.search(r"^BLEU \d+\.\d+ ", _shell(evaluate), flags=re.M)
+    (snippet,) = _blocks(FORMAT_PAGE, "python")
+    assert "runs/demo/checkpoints" in snippet
+    local = snippet.replace("runs/", f"{tmp_path}/")
+    assert "embedding" in _shell(f"python -c {shlex.quote(local)}")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_make_train_goes_from_the_corpus_to_translations_and_continues(
+    tmp_path: Path,
+) -> None:
+    assert '    make train ARGS="--preset small --stop-step 2000"' in README
+    make = (
+        f"make train VENV={shlex.quote(sys.prefix)} RUN_DIR={tmp_path}/run "
+        'EVAL_ARGS="--limit 20 --show 2"'
+    )
+    first = _shell(f'{make} ARGS="--stop-step 20"')
+    assert "exported step 20" in first
+    assert re.search(r"^BLEU \d", first, flags=re.M)
+    assert re.search(r"^chrF \d", first, flags=re.M)
+    assert first.count("ours       ") == 2
+    again = _shell(f'{make} ARGS="--stop-step 24"')
+    assert "exported step 24" in again

@@ -1,0 +1,122 @@
+"""A storage that fails on purpose.
+
+    FaultyStorage(storage, fail_at=7, mode="kill")
+
+Every call of the wrapped storage that does something counts as one operation, from 0.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from resumable_tf.storage import Storage
+
+
+class FaultyStorage:
+    """Wraps a storage; operation `fail_at` fails.
+
+    Modes: "raise" raises OSError instead of the operation, "kill" ends the process
+    with SIGKILL instead of it, "truncate" cuts what is written in half, "delay" waits
+    for `delay_secs` first.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        fail_at: int,
+        mode: str = "raise",
+        delay_secs: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if mode not in {"raise", "kill", "truncate", "delay"}:
+            raise ValueError(mode)
+        self._storage = storage
+        self._fail_at = fail_at
+        self._mode = mode
+        self._delay_secs = delay_secs
+        self._sleep = sleep
+        self.log: list[str] = []
+
+    @property
+    def root(self) -> str:
+        return self._storage.root
+
+    def locate(self, name: str) -> str:
+        return self._storage.locate(name)
+
+    def local_path(self, name: str) -> str | None:
+        return self._storage.local_path(name)
+
+    def make_dirs(self, directory: str) -> None:
+        self._operate("make_dirs", directory)
+        self._storage.make_dirs(directory)
+
+    def read_bytes(self, name: str) -> bytes:
+        self._operate("read", name)
+        return self._storage.read_bytes(name)
+
+    def read_chunks(self, name: str) -> Iterator[bytes]:
+        self._operate("read", name)
+        yield from self._storage.read_chunks(name)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        is_cut = self._operate("write", name)
+        self._storage.write_bytes(name, data[: len(data) // 2] if is_cut else data)
+
+    def upload(self, name: str, path: str) -> None:
+        is_cut = self._operate("upload", name)
+        self._storage.upload(name, path)
+        if is_cut:
+            data = self._storage.read_bytes(name)
+            self._storage.write_bytes(name, data[: len(data) // 2])
+
+    def create(self, name: str, data: bytes) -> None:
+        is_cut = self._operate("create", name)
+        self._storage.create(name, data[: len(data) // 2] if is_cut else data)
+
+    def move(self, source: str, target: str) -> None:
+        self._operate("move", source)
+        self._storage.move(source, target)
+
+    def delete(self, name: str) -> None:
+        self._operate("delete", name)
+        self._storage.delete(name)
+
+    def exists(self, name: str) -> bool:
+        self._operate("exists", name)
+        return self._storage.exists(name)
+
+    def size(self, name: str) -> int:
+        self._operate("size", name)
+        return self._storage.size(name)
+
+    def list(self, directory: str) -> Any:
+        self._operate("list", directory)
+        return self._storage.list(directory)
+
+    def sync(self, name: str) -> None:
+        self._operate("sync", name)
+        self._storage.sync(name)
+
+    def remove_partial_writes(self, directory: str) -> None:
+        self._operate("remove_partial_writes", directory)
+        self._storage.remove_partial_writes(directory)
+
+    def _operate(self, kind: str, name: str) -> bool:
+        """Counts an operation; returns whether it is to be cut off."""
+        is_due = len(self.log) == self._fail_at
+        self.log.append(f"{kind} {name}")
+        if not is_due:
+            return False
+        if self._mode == "raise":
+            raise OSError(f"injected: {kind} {name}")
+        if self._mode == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._mode == "delay":
+            self._sleep(self._delay_secs)
+        return self._mode == "truncate"

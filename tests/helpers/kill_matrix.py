@@ -1,0 +1,187 @@
+"""Run as a program: kills saving processes at every operation, and looks what is left.
+
+    python -m helpers.kill_matrix DIRECTORY --saves 1 --mode async --scheme local
+    python -m helpers.kill_matrix DIRECTORY --timed 8 --mode sync --scheme object
+
+TensorFlow is imported once; each victim is a fork that has run no operation before.
+Prints one line of JSON: how many victims were killed. Scheme "object" treats a local
+directory as an object store: bundles are uploaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from helpers.faulty_storage import FaultyStorage
+from helpers.small_state import advance, assert_at_step, small_state
+
+from resumable_tf.checkpoint import Checkpointer, writer
+from resumable_tf.storage import Storage, open_storage
+
+FIRST_STEP = 2
+KEEP_LAST = 2
+NEVER = 10**9
+STARTED = bytes([0])
+
+
+def run_victim(
+    storage: Storage, *, settings: argparse.Namespace, stop_step: int, report: int
+) -> None:
+    """Trains and saves after each step; reports each save that has returned."""
+    size, asynchronous = settings.size, settings.mode == "async"
+    state = small_state(size=size)
+    with Checkpointer(
+        storage, keep_last=KEEP_LAST, asynchronous=asynchronous
+    ) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        os.write(report, STARTED)
+        while state.step < stop_step:
+            advance(state)
+            handle = checkpointer.save(state)
+            if not asynchronous:
+                handle.result()
+                os.write(report, bytes([state.step]))
+            elif state.step > 1:
+                # save() has waited for the one before.
+                os.write(report, bytes([state.step - 1]))
+
+
+def check_survivors(url: str, *, size: int, at_least: int, stop_step: int) -> None:
+    """Restores in a fresh process, exactly; then finishes the run and looks around."""
+    stop_step += 1
+    state = small_state(size=size)
+    with Checkpointer(url, keep_last=KEEP_LAST) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        if state.step < at_least:
+            raise AssertionError(f"step {at_least} was saved, {state.step} is there")
+        assert_at_step(state, state.step)
+        while state.step < stop_step:
+            advance(state)
+            checkpointer.save(state)
+    last = small_state(size=size)
+    Checkpointer(url).restore(last)
+    assert_at_step(last, stop_step)
+    names = [name.rsplit("/", 1)[1] for name in open_storage(url).list("checkpoints")]
+    expected = ["checkpoint"]
+    for step in range(stop_step + 1 - KEEP_LAST, stop_step + 1):
+        expected += [f"ckpt-{step}.data-00000-of-00001", f"ckpt-{step}.index"]
+        expected.append(f"ckpt-{step}.manifest.json")
+    if names != expected:
+        raise AssertionError(f"the directory holds {names}")
+
+
+def fork(work: Callable[[], None]) -> int:
+    """Runs `work` in a child process; returns its id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001  a fork must never return from here
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Waits for a child; returns its exit code, or minus the signal's number."""
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def attack(
+    url: str,
+    settings: argparse.Namespace,
+    *,
+    fail_at: int = NEVER,
+    kill_after_secs: float | None = None,
+) -> bool:
+    """Kills one victim and checks what it left; returns whether it was killed."""
+    reader, report = os.pipe()
+    stop_step = FIRST_STEP + settings.saves
+    storage = FaultyStorage(open_storage(url), fail_at=fail_at, mode="kill")
+    victim = fork(
+        lambda: run_victim(
+            storage, settings=settings, stop_step=stop_step, report=report
+        )
+    )
+    os.close(report)
+    with os.fdopen(reader, "rb", buffering=0) as reports:
+        if kill_after_secs is not None:
+            reports.read(1)
+            time.sleep(kill_after_secs)
+            os.kill(victim, signal.SIGKILL)
+        code = exit_code(victim)
+        at_least = max(reports.read(), default=0) or FIRST_STEP
+    if code not in (0, -signal.SIGKILL):
+        raise AssertionError(f"the victim ended with {code}")
+    survivor = fork(
+        lambda: check_survivors(
+            url, size=settings.size, at_least=at_least, stop_step=stop_step
+        )
+    )
+    if exit_code(survivor) != 0:
+        raise AssertionError(f"{url}: wrong after {fail_at=}, {kill_after_secs=}")
+    return code != 0
+
+
+def prepare(path: str, settings: argparse.Namespace) -> None:
+    """Makes the run that every victim continues: two checkpoints, none to spare."""
+
+    def work() -> None:
+        state = small_state(size=settings.size)
+        with Checkpointer(path, keep_last=KEEP_LAST) as checkpointer:
+            for _ in range(FIRST_STEP):
+                advance(state)
+                checkpointer.save(state)
+
+    if exit_code(fork(work)) != 0:
+        raise AssertionError("the first checkpoints could not be saved")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory")
+    parser.add_argument("--saves", type=int, default=1)
+    parser.add_argument("--size", type=int, default=50)
+    parser.add_argument("--timed", type=int, default=0)
+    parser.add_argument("--mode", choices=["sync", "async"], required=True)
+    parser.add_argument("--scheme", choices=["local", "object"], required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    settings = parse_arguments()
+    # On a busy machine a writer of the lowest priority would hardly get its turn.
+    writer._LOWEST_PRIORITY = 0
+    base = os.path.join(settings.directory, "base")
+    prepare(base, settings)
+    num_killed = 0
+    for number in range(settings.timed or NEVER):
+        path = os.path.join(settings.directory, f"run-{number}")
+        shutil.copytree(base, path)
+        url = path if settings.scheme == "local" else f"local://{path}"
+        if settings.timed:
+            delay = 0.5 * number / settings.timed
+            is_killed = attack(url, settings, kill_after_secs=delay)
+        else:
+            is_killed = attack(url, settings, fail_at=number)
+        num_killed += is_killed
+        shutil.rmtree(path)
+        if not is_killed and not settings.timed:
+            break
+    print(json.dumps({"killed": num_killed}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Freezes what users rely on: names, signatures, flags, exit codes, the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resumable_tf as rtf
+from resumable_tf import errors
+from resumable_tf.checkpoint import Manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NAMES = """
+CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
+ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
+PrepareSettings RecordDataset ResumableError SaveHandle TrainConfig TrainState
+Translator export_translator prepare_records train
+""".split()
+
+FLAGS = {
+    "train_translation.py": """
+        --batch-size --compute-dtype --data --deterministic --dropout-rate
+        --eval-every-steps --keep-last --log-every-steps --num-replicas --preset
+        --records --row-length --run-dir --save-every-secs --save-every-steps --seed
+        --steps-per-call --stop-step --strategy --vocab-size
+    """.split(),
+    "export_model.py": "--beam --records --run-dir --step".split(),
+    "translate.py": "--batch-size --beam --model".split(),
+    "evaluate_translation.py": """
+        --batch-size --beam --limit --model --records --show
+    """.split(),
+}
+
+MANIFEST = """
+step epoch batch files inventory data extra metrics versions topology config time
+format_version
+""".split()
+
+CHECKPOINTER = """
+run_dir every_steps every_secs keep_last config clock asynchronous
+""".split()
+
+
+def test_public_names_are_these_and_all_can_be_imported() -> None:
+    assert rtf.__all__ == sorted(NAMES)
+    for name in NAMES:
+        assert getattr(rtf, name).__name__ == name
+        assert getattr(rtf, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Saver'"):
+        _ = rtf.Saver
+
+
+def test_importing_the_package_does_not_import_tensorflow() -> None:
+    code = (
+        "import sys, resumable_tf, resumable_tf.checkpoint, models;"
+        "print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(FLAGS))
+def test_flags_are_these_and_help_needs_no_tensorflow(script: str) -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help'];\n"
+        f"try: runpy.run_path('scripts/{script}', run_name='__main__')\n"
+        "except SystemExit: print('TF', 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+    )
+    assert "TF False" in done.stdout, done.stderr
+    words = done.stdout.replace("\u2502", " ").split()
+    found = {word for word in words if word.startswith("--") and word[2:3].isalpha()}
+    assert sorted(found - {"--help", "--no-deterministic"}) == FLAGS[script]
+
+
+def test_exit_codes_are_these() -> None:
+    codes = {name: getattr(errors, name) for name in dir(errors) if "EXIT_" in name}
+    assert codes == {
+        "EXIT_FAILED": 1,
+        "EXIT_FINISHED": 0,
+        "EXIT_PREEMPTED": 75,
+        "EXIT_USAGE": 2,
+    }
+
+
+def test_the_manifest_has_these_fields() -> None:
+    assert [field.name for field in dataclasses.fields(Manifest)] == MANIFEST
+
+
+def test_a_checkpointer_is_made_from_these_arguments() -> None:
+    parameters = list(inspect.signature(rtf.Checkpointer).parameters)
+    assert parameters == CHECKPOINTER

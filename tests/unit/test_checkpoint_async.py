@@ -1,0 +1,162 @@
+"""What a save in flight promises: who waits, and where its failure is raised."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.faulty_storage import FaultyStorage
+from helpers.small_state import (
+    advance,
+    assert_at_step,
+    small_state,
+)
+
+from resumable_tf.checkpoint import Checkpointer, bundle
+from resumable_tf.errors import (
+    SaveError,
+    UsageError,
+)
+from resumable_tf.storage import LocalStorage
+
+
+def save_steps(run_dir: Path, *steps: int, **arguments: Any) -> None:
+    state = small_state()
+    with Checkpointer(str(run_dir), **arguments) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        for step in steps:
+            advance(state, step - state.step)
+            checkpointer.save(state)
+
+
+def steps_in(run_dir: Path) -> list[int]:
+    return [info.step for info in Checkpointer(str(run_dir)).checkpoints()]
+
+
+def broken(run_dir: Path, fail_at: int) -> FaultyStorage:
+    return FaultyStorage(LocalStorage(str(run_dir)), fail_at=fail_at)
+
+
+def test_training_goes_on_while_a_save_is_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot is of the step it was asked for, whenever it is written."""
+    gate, threads = threading.Event(), []
+    write = bundle._save
+
+    def gated(*arguments: Any, **keywords: Any) -> None:
+        threads.append((threading.current_thread(), os.getpriority(os.PRIO_PROCESS, 0)))
+        assert gate.wait(60)
+        write(*arguments, **keywords)
+
+    monkeypatch.setattr(bundle, "_save", gated)
+    state = small_state()
+    with Checkpointer(str(tmp_path)) as checkpointer:
+        advance(state, 3)
+        handle = checkpointer.save(state)
+        assert not handle.done()
+        with pytest.raises(TimeoutError, match="step 3 is not done"):
+            handle.result(0.01)
+        advance(state, 4)
+        assert checkpointer.checkpoints() == []
+        gate.set()
+        assert handle.result().step == 3
+    [(thread, nice)] = threads
+    assert thread is not threading.main_thread()
+    assert not thread.daemon
+    assert not thread.is_alive()
+    assert nice == 19
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 19
+    again = small_state()
+    Checkpointer(str(tmp_path)).restore(again)
+    assert_at_step(again, 3)
+
+
+def test_a_new_save_waits_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most = [0], [0]
+    write = bundle._save
+
+    def counted(*arguments: Any, **keywords: Any) -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        write(*arguments, **keywords)
+        running[0] -= 1
+
+    monkeypatch.setattr(bundle, "_save", counted)
+    save_steps(tmp_path, *range(1, 6))
+    assert most == [1]
+
+
+def test_a_failed_save_raises_at_the_next_call_and_only_once(tmp_path: Path) -> None:
+    state = small_state()
+    checkpointer = Checkpointer(broken(tmp_path, 3), every_steps=1)
+    checkpointer._is_restored = True
+    handle = checkpointer.save(state)
+    while not handle.done():
+        pass
+    with pytest.raises(SaveError, match="step 0 was not saved: injected") as caught:
+        checkpointer.maybe_save(state)
+    assert isinstance(caught.value.__cause__, OSError)
+    advance(state)
+    assert checkpointer.maybe_save(state).result().step == 1
+    checkpointer.close()
+
+
+def test_a_failure_that_was_fetched_is_not_raised_again(tmp_path: Path) -> None:
+    with Checkpointer(broken(tmp_path, 3)) as checkpointer:
+        checkpointer._is_restored = True
+        with pytest.raises(SaveError):
+            checkpointer.save(small_state()).result()
+
+
+def test_a_failed_save_raises_at_the_end_of_the_block(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SaveError, match="injected"),
+        Checkpointer(broken(tmp_path, 3)) as checkpointer,
+    ):
+        checkpointer._is_restored = True
+        checkpointer.save(small_state())
+
+
+def test_a_failed_save_does_not_hide_the_blocks_own_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError) as caught,
+        Checkpointer(broken(tmp_path, 3)) as checkpointer,
+    ):
+        checkpointer._is_restored = True
+        checkpointer.save(small_state())
+        raise ZeroDivisionError
+    assert isinstance(caught.value.__context__, SaveError)
+
+
+def test_synchronous_saves_raise_at_once(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(broken(tmp_path, 3), asynchronous=False)
+    checkpointer._is_restored = True
+    with pytest.raises(SaveError, match="injected"):
+        checkpointer.save(small_state())
+    checkpointer.close()
+
+
+def test_nothing_is_saved_after_close(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(str(tmp_path))
+    checkpointer.close()
+    with pytest.raises(UsageError, match="closed"):
+        checkpointer.save(small_state())
+
+
+def test_listing_does_not_import_tensorflow() -> None:
+    code = (
+        "import sys; from resumable_tf.checkpoint import Catalog, Manifest;"
+        "from resumable_tf.storage import open_storage;"
+        "Catalog(open_storage('memory://none')).readable();"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

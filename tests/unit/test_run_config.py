@@ -1,0 +1,116 @@
+"""run.json holds a run to the settings that it was begun with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable_tf.checkpoint.run_config import fingerprint_of, open_run, read_run
+from resumable_tf.errors import (
+    CheckpointCorruptError,
+    CheckpointVersionError,
+    ConfigMismatchError,
+)
+from resumable_tf.storage import open_storage
+
+CONFIG = {"preset": "tiny", "batch_size": 256, "optimizer": {"peak_rate": 0.001}}
+
+
+def test_the_first_start_writes_and_the_second_agrees(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    assert read_run(storage) is None
+    lineage = {"parent": "runs/old", "step": 5}
+    first = open_run(CONFIG, storage, lineage=lineage)
+    written = (tmp_path / "run.json").read_bytes()
+    second = open_run(dict(reversed(list(CONFIG.items()))), storage)
+    assert first == second == read_run(storage)
+    assert second.lineage == lineage
+    assert (tmp_path / "run.json").read_bytes() == written
+
+
+def test_other_settings_are_refused_with_both_values_and_flags(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    open_run(CONFIG, storage)
+    other = {"preset": "tiny", "batch_size": 128, "optimizer": {"peak_rate": 0.002}}
+    with pytest.raises(ConfigMismatchError) as caught:
+        open_run({**other, "new": None}, storage)
+    assert str(caught.value) == (
+        f"{tmp_path}/run.json was begun with other settings.\n"
+        "  batch_size: run.json 256, now 128\n"
+        "  new: run.json (not set), now null\n"
+        "  optimizer.peak_rate: run.json 0.001, now 0.002\n"
+        "Use --batch-size 256 --optimizer.peak-rate 0.001, "
+        "or start a new run directory."
+    )
+    assert caught.value.saved["batch_size"] == 256
+    assert caught.value.now["batch_size"] == 128
+
+
+def test_tuples_and_lists_are_the_same_setting(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    open_run({"sizes": (1, 2)}, storage)
+    open_run({"sizes": [1, 2]}, storage)
+
+
+def test_a_start_that_was_overtaken_compares_with_the_winner(tmp_path: Path) -> None:
+    class Overtaken:
+        """Another process writes run.json between our look and our commit."""
+
+        def __init__(self) -> None:
+            self.inner = open_storage(str(tmp_path))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        def create(self, name: str, data: bytes) -> None:
+            open_run({"preset": "base"}, self.inner)
+            self.inner.create(name, data)
+
+    with pytest.raises(ConfigMismatchError, match=r'run\.json "base", now "tiny"'):
+        open_run({"preset": "tiny"}, Overtaken())
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format_version": 1}'])
+def test_a_damaged_run_file_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(data)
+    with pytest.raises(CheckpointCorruptError, match=r"run\.json can't be read"):
+        open_run(CONFIG, open_storage(str(tmp_path)))
+
+
+def test_an_edited_run_file_is_noticed(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    open_run(CONFIG, storage)
+    fields = json.loads((tmp_path / "run.json").read_text())
+    fields["config"]["batch_size"] = 128
+    (tmp_path / "run.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointCorruptError, match="was changed"):
+        open_run(CONFIG, storage)
+
+
+def test_a_newer_run_file_is_not_guessed_at(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    open_run(CONFIG, storage)
+    fields = json.loads((tmp_path / "run.json").read_text())
+    fields["format_version"] = 2
+    (tmp_path / "run.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointVersionError, match="newer resumable-tf"):
+        read_run(storage)
+
+
+def test_settings_must_be_json(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="config must be JSON"):
+        open_run({"a": object()}, open_storage(str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()))
+def test_fingerprints_do_not_depend_on_order(config: dict[str, object]) -> None:
+    backwards = dict(reversed(list(config.items())))
+    assert fingerprint_of(config) == fingerprint_of(backwards)
+    assert fingerprint_of({**config, "another": 1}) != fingerprint_of(
+        {**config, "another": 2}
+    )

@@ -1,0 +1,171 @@
+"""The parts of the training loop, each alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable_tf.errors import DeviceError, UsageError
+from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.loop import LoopPlan
+from resumable_tf.training.metrics_log import MetricsLog
+from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
+from resumable_tf.training.preemption import StopSignal
+from resumable_tf.training.strategy import make_strategy
+
+
+def test_schedule_is_the_papers_formula() -> None:
+    dim, warmup = 512, 4000
+    schedule = WarmupSchedule((dim * warmup) ** -0.5, warmup_steps=warmup)
+    for step in (1, 100, 3999, 4000, 4001, 100_000):
+        expected = dim**-0.5 * min(step**-0.5, step * warmup**-1.5)
+        # The schedule is computed in float32.
+        assert float(schedule(step - 1)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_linear_schedule_rises_to_its_peak_and_ends_at_zero() -> None:
+    schedule = WarmupSchedule(2e-3, warmup_steps=10, decay_steps=100)
+    rates = [float(schedule(step)) for step in range(110)]
+    assert np.argmax(rates) == 9
+    assert max(rates) == pytest.approx(2e-3)
+    assert 0 < rates[99] < rates[98]
+    assert rates[100:] == [0.0] * 10
+
+
+def test_schedule_that_ends_before_its_warm_up_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be larger than warmup_steps 10"):
+        WarmupSchedule(1e-3, warmup_steps=10, decay_steps=10)
+
+
+def test_fused_adam_gives_the_updates_of_keras_adam() -> None:
+    start = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    results = []
+    for kind in (FusedAdam, tf.keras.optimizers.Adam):
+        variable = tf.Variable(start)
+        optimizer = kind(0.01, beta_1=0.9, beta_2=0.98, epsilon=1e-9)
+        optimizer.build([variable])
+        for step in range(20):
+            gradient = tf.constant(np.sin(start + step), tf.float32)
+            optimizer.apply_gradients([(gradient, variable)])
+        results.append(variable.numpy())
+        assert int(optimizer.iterations) == 20
+    # The fused kernel forms the same terms in another order: float32 rounding.
+    np.testing.assert_allclose(results[0], results[1], rtol=2e-5, atol=1e-6)
+
+
+@given(
+    start=st.integers(0, 500),
+    length=st.integers(1, 300),
+    per_call=st.integers(1, 40),
+    breaks=st.lists(st.integers(1, 90), max_size=3),
+)
+def test_calls_cover_every_step_once_and_cross_no_break(
+    start: int, length: int, per_call: int, breaks: list[int]
+) -> None:
+    plan = LoopPlan(
+        stop_step=start + length,
+        steps_per_call=per_call,
+        breaks=breaks,
+        batches=lambda step: iter(()),
+        train_steps=lambda iterator, step, num: (None, None),
+    )
+    step = start
+    while step < plan.stop_step:
+        count = plan.steps_from(step)
+        assert 1 <= count <= per_call
+        for every in breaks:
+            assert not any(s % every == 0 for s in range(step + 1, step + count))
+        step += count
+    assert step == plan.stop_step
+
+
+def test_metrics_beyond_the_resumed_step_and_torn_lines_are_dropped(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "metrics" / "train.jsonl"
+    log = MetricsLog(str(path))
+    log.open(step=0)
+    for step in (10, 20, 30):
+        log.append({"step": step, "loss": step / 7})
+    log.flush()
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    again = MetricsLog(str(path))
+    again.open(step=20)
+    again.append({"step": 30, "loss": 1.5})
+    again.flush()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    assert [line["loss"] for line in lines] == [10 / 7, 20 / 7, 1.5]
+
+
+def test_metrics_on_an_object_store_are_written_whole() -> None:
+    log = MetricsLog("memory://metrics-test/train.jsonl")
+    log.open(step=0)
+    log.append({"step": 1, "loss": 0.5})
+    log.flush()
+    again = MetricsLog("memory://metrics-test/train.jsonl")
+    again.open(step=1)
+    again.append({"step": 2, "loss": 0.25})
+    again.flush()
+    last = MetricsLog("memory://metrics-test/train.jsonl")
+    last.open(step=5)
+    assert [json.loads(line)["step"] for line in last._kept] == [1, 2]
+
+
+def test_stop_signal_is_remembered_and_former_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert stop.requested is None
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested is signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run_dir": ""}, "--run-dir is empty"),
+        ({"preset": "huge"}, "--preset 'huge' is none of tiny, small, base, big"),
+        ({"batch_size": 0}, "--batch-size 0: it must be larger than 0"),
+        ({"save_every_secs": -1.0}, "--save-every-secs -1.0"),
+        ({"dropout_rate": 1.0}, "--dropout-rate 1.0"),
+        ({"compute_dtype": "int8"}, "--compute-dtype int8: use float32 or bfloat16"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_flag(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**{"run_dir": "somewhere", **change})
+
+
+def test_unknown_strategy_and_useless_replicas_are_refused() -> None:
+    with pytest.raises(UsageError, match="none of one, mirrored, multi_worker, tpu"):
+        make_strategy("two")
+    with pytest.raises(UsageError, match="no effect with --strategy one"):
+        make_strategy("one", num_replicas=2)
+
+
+def test_a_machine_without_tpu_gets_one_plain_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(DeviceError, match="this machine has no TPU"):
+        make_strategy("tpu")
+
+
+def test_multi_worker_without_tf_config_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UsageError, match="needs TF_CONFIG"):
+        make_strategy("multi_worker")
