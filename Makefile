@@ -13,6 +13,7 @@ PRESET := $(or $(call flag,preset),tiny)
 RUN_DIR := $(or $(call flag,run-dir),runs/embedded-$(PRESET))
 RECORDS := $(or $(call flag,records),$(RUN_DIR)/records)
 BEAM ?= 4
+EVAL_ARGS ?=
 
 .PHONY: train test test-slow proof lint format clean help
 
@@ -23,7 +24,7 @@ train: $(VENV)/installed
 	$(BIN)/python scripts/train_translation.py --run-dir $(RUN_DIR) $(ARGS)
 	$(BIN)/python scripts/export_model.py --run-dir $(RUN_DIR)
 	$(BIN)/python scripts/evaluate_translation.py --model $(RUN_DIR)/export \
-	    --records $(RECORDS) --beam $(BEAM) --show 5
+	    --records $(RECORDS) --beam $(BEAM) --show 5 $(EVAL_ARGS)
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest $(TEST_ARGS)
