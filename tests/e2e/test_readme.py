@@ -117,7 +117,7 @@ def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> Non
     (snippet,) = _blocks(FORMAT_PAGE, "python")
     assert "runs/demo/checkpoints" in snippet
     local = snippet.replace("runs/", f"{tmp_path}/")
-    assert "embedding" in _shell(f"python -c {shlex.quote(local)}")
+    assert "model/decoder_norm" in _shell(f"python -c {shlex.quote(local)}")
 
 
 @pytest.mark.e2e
