@@ -131,12 +131,11 @@ def test_a_finished_run_says_so_and_changes_nothing(
 
 
 @pytest.mark.crash
+@pytest.mark.parametrize("reference", ["one"], indirect=True)
 def test_sigterm_saves_stops_with_75_and_the_next_start_continues(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    strategy, uninterrupted = reference
-    if strategy != "one":
-        return
+    _, uninterrupted = reference
     flags = {"save_every_steps": 1000, "steps_per_call": 1}
     args = train_args(tmp_path / "run", corpus, **flags)
     process = start_training(args)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.faulty_storage import FaultyStorage
+from helpers.saved_runs import broken, save_steps
 from helpers.small_state import (
     advance,
     assert_at_step,
@@ -22,24 +22,6 @@ from resumable_tf.errors import (
     SaveError,
     UsageError,
 )
-from resumable_tf.storage import LocalStorage
-
-
-def save_steps(run_dir: Path, *steps: int, **arguments: Any) -> None:
-    state = small_state()
-    with Checkpointer(str(run_dir), **arguments) as checkpointer:
-        checkpointer.restore_or_initialize(state)
-        for step in steps:
-            advance(state, step - state.step)
-            checkpointer.save(state)
-
-
-def steps_in(run_dir: Path) -> list[int]:
-    return [info.step for info in Checkpointer(str(run_dir)).checkpoints()]
-
-
-def broken(run_dir: Path, fail_at: int) -> FaultyStorage:
-    return FaultyStorage(LocalStorage(str(run_dir)), fail_at=fail_at)
 
 
 def test_training_goes_on_while_a_save_is_held_up(

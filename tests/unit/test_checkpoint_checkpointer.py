@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.faulty_storage import FaultyStorage
+from helpers.saved_runs import save_steps, steps_in
 from helpers.small_state import (
     FixedData,
     advance,
@@ -30,24 +30,6 @@ from resumable_tf.errors import (
     UsageError,
 )
 from resumable_tf.state import TrainState
-from resumable_tf.storage import LocalStorage
-
-
-def save_steps(run_dir: Path, *steps: int, **arguments: Any) -> None:
-    state = small_state()
-    with Checkpointer(str(run_dir), **arguments) as checkpointer:
-        checkpointer.restore_or_initialize(state)
-        for step in steps:
-            advance(state, step - state.step)
-            checkpointer.save(state)
-
-
-def steps_in(run_dir: Path) -> list[int]:
-    return [info.step for info in Checkpointer(str(run_dir)).checkpoints()]
-
-
-def broken(run_dir: Path, fail_at: int) -> FaultyStorage:
-    return FaultyStorage(LocalStorage(str(run_dir)), fail_at=fail_at)
 
 
 def test_the_constructor_does_no_io(tmp_path: Path) -> None:
