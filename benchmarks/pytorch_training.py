@@ -2,9 +2,9 @@
 
 Started by `train_vs_pytorch.py`; needs only torch and NumPy, so it may run on an
 interpreter of its own. What is equal: sizes, tied embedding, pre- or post-norm,
-label smoothing, Adam, dropout on embeddings, residuals and inner activations, none
-on attention weights (our model has none there, and it lets PyTorch take its fused
-attention). PyTorch's attention has biases, ours has none: under 0.1% of the work.
+label smoothing, Adam, dropout on embeddings and residuals only, as in the paper (it
+lets PyTorch take its fused attention). PyTorch's attention has biases, ours has none:
+under 0.1% of the work.
 The batches lie in memory as tensors, so PyTorch pays nothing for input.
 """
 
@@ -62,6 +62,8 @@ class TorchTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0
+            elif hasattr(module, "linear1"):
+                module.dropout = nn.Identity()
         rates = 10_000.0 ** -(torch.arange(dim // 2) / (dim // 2 - 1))
         angles = torch.arange(4096)[:, None] * rates
         table = torch.cat([angles.sin(), angles.cos()], dim=1)

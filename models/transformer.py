@@ -28,7 +28,7 @@ from models.layers import (
     segment_bias,
     uniform,
 )
-from models.loss import smoothed_cross_entropy
+from models.loss import projected_cross_entropy
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -213,10 +213,11 @@ class Transformer(tf.keras.Model):
 
     def loss_sums(self, batch: Batch, key: DropoutKey | None = None) -> LossSums:
         """Returns the summed losses over the target tokens of `batch`."""
-        logits = self.call(batch, key)
+        outputs = self.decode(batch, self.encode(batch, key), key)
         weights = tf.cast(batch["target_segments"] > 0, tf.float32)
-        smoothed, plain = smoothed_cross_entropy(
-            tf.reshape(logits, [-1, self.config.vocab_size]),
+        smoothed, plain = projected_cross_entropy(
+            tf.reshape(outputs, [-1, self.config.model_dim]),
+            tf.cast(self.embedding, outputs.dtype),
             tf.reshape(batch["target"], [-1]),
             tf.reshape(weights, [-1]),
             smoothing=self.config.label_smoothing,
