@@ -47,8 +47,8 @@ def projected_cross_entropy(
     @tf.custom_gradient
     def summed(outputs: tf.Tensor, embedding: tf.Tensor) -> Any:
         logits = tf.cast(tf.matmul(outputs, embedding, transpose_b=True), tf.float32)
-        # The raw operation: its value and its gradient come from one kernel. The
-        # public function falls apart into many when deterministic ones are asked for.
+        # The raw operation gives value and gradient from one kernel; the public one
+        # falls apart into many when deterministic ones are asked for.
         plain, slope = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
             features=logits, labels=labels
         )
@@ -67,13 +67,11 @@ def projected_cross_entropy(
             scaled = scale * outputs
             of_embedding = tf.matmul(slopes, scaled, transpose_a=True)
             of_embedding -= smoothing / embedding.shape[0] * tf.reduce_sum(scaled, 0)
-            of_embedding = tf.tensor_scatter_nd_add(
-                of_embedding, labels[:, None], smoothing * scaled
-            )
-            return of_outputs, of_embedding
+            index, share = labels[:, None], smoothing * scaled
+            return of_outputs, tf.tensor_scatter_nd_add(of_embedding, index, share)
 
         sums = tf.reduce_sum(smoothed * weights), tf.reduce_sum(plain * weights)
         return sums, gradient
 
-    smoothed, plain = summed(outputs, embedding)
-    return smoothed, plain
+    sums: tuple[tf.Tensor, tf.Tensor] = summed(outputs, embedding)
+    return sums

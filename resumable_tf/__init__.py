@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from resumable_tf.serving.translator import Translator as Translator
     from resumable_tf.state import TrainState as TrainState
     from resumable_tf.training.config import TrainConfig as TrainConfig
+    from resumable_tf.training.keras.fit import fit as fit
+    from resumable_tf.training.keras.resume_callback import (
+        ResumeCallback as ResumeCallback,
+    )
     from resumable_tf.training.preemption import Preempted as Preempted
     from resumable_tf.training.run import train as train
 
@@ -59,6 +63,8 @@ _MODULES = {
     "TrainState": "state",
     "TrainConfig": "training.config",
     "Preempted": "training.preemption",
+    "ResumeCallback": "training.keras.resume_callback",
+    "fit": "training.keras.fit",
     "train": "training.run",
 }
 

@@ -219,6 +219,14 @@ class Checkpointer:
             self._writer.wait()
         return handle
 
+    def raise_failure(self) -> None:
+        """Raises what an earlier save left, without waiting for one in flight.
+
+        Raises:
+            SaveError: If the last save has failed and nobody has heard of it.
+        """
+        self._writer.raise_failure()
+
     def wait(self) -> None:
         """Waits for the save in flight.
 

@@ -25,7 +25,7 @@ from resumable_tf.state.keras_objects import (
     is_optimizer,
     variables_of,
 )
-from resumable_tf.state.leaf import checkpoint_options
+from resumable_tf.state.leaf import checkpoint_options, is_variable
 from resumable_tf.state.object_graph import ObjectGraph, Value, add_list, walk
 from resumable_tf.state.replicas import (
     REPLICAS,
@@ -105,6 +105,10 @@ class TrainState:
             StateError: If something that changes can't be saved.
         """
         return self._entries(self._graph())
+
+    def variables(self) -> list[Any]:
+        """Returns every variable of the state, and those of each replica."""
+        return [n.obj for n in self._graph().nodes if is_variable(n.obj)]
 
     def capture(self) -> Snapshot:
         """Returns a consistent copy of all values as they are now.

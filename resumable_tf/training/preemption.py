@@ -15,13 +15,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from resumable_tf.errors import ResumableError
+from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Preempted(ResumableError):
+class Preempted(ResumableError, SystemExit):
     """Training was asked to stop, and did so after a save.
+
+    A program that does not catch it ends with exit code 75: start me again.
 
     Attributes:
         step: Completed steps in the checkpoint.
@@ -31,6 +33,7 @@ class Preempted(ResumableError):
         """Stores the step beside the message."""
         super().__init__(message)
         self.step = step
+        self.code = EXIT_PREEMPTED
 
 
 class StopSignal:

@@ -1,0 +1,1 @@
+"""Exact resume for `model.fit`, by a callback."""

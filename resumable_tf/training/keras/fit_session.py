@@ -1,0 +1,342 @@
+"""One call of `fit` under `ResumeCallback`: what is restored when, and saved when.
+
+`fit` goes: callbacks' on_train_begin; for each epoch metrics are reset, on_epoch_begin
+is called, then for each batch the step and on_train_batch_end; then validation and
+on_epoch_end. A checkpoint inside an epoch is put back twice: before all that (the
+callbacks see the right weights), and right before the first batch, since resetting
+metrics and beginning an epoch a second time changed something. A checkpoint at an
+epoch's end belongs to the beginning of the next epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import tensorflow as tf
+
+from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.errors import StateError
+from resumable_tf.state import TrainState
+from resumable_tf.state.coverage import check_function, identities
+from resumable_tf.state.keras_objects import is_optimizer
+from resumable_tf.state.leaf import (
+    is_variable,
+    replica_components,
+    tensorflow_variable,
+)
+from resumable_tf.state.python_objects import global_random, set_global_random
+from resumable_tf.state.python_values import decode, encode
+from resumable_tf.training.keras.callback_states import CallbackStates
+from resumable_tf.training.keras.fit_call import FitCall
+from resumable_tf.training.keras.fit_data import FitData
+from resumable_tf.training.keras.iterator_state import size_bytes
+from resumable_tf.training.keras.training_step import slice_for_replicas, trace_step
+from resumable_tf.training.preemption import Preempted, StopSignal
+
+_log = logging.getLogger(__name__)
+_LARGE_POSITION = 4 << 20
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """When and where to save; the arguments of `ResumeCallback`."""
+
+    run_dir: str
+    every_steps: int | None
+    every_secs: float | None
+    keep_last: int | None
+    handles_signals: bool
+
+    @property
+    def saves_epochs(self) -> bool:
+        """Whether the end of each epoch is saved."""
+        return self.every_steps is None and self.every_secs is None
+
+    def checkpointer(self) -> Checkpointer:
+        """Returns a checkpointer with these settings.
+
+        Raises:
+            ValueError: If a period or number is not positive.
+        """
+        return Checkpointer(
+            self.run_dir,
+            every_steps=self.every_steps,
+            every_secs=self.every_secs,
+            keep_last=self.keep_last,
+        )
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: If a period or number is not positive.
+        """
+        self.checkpointer()
+
+
+class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
+    """Python values inside a checkpoint.
+
+    Attributes:
+        value: What is saved, and what was restored.
+    """
+
+    def __init__(self) -> None:
+        """Begins empty."""
+        super().__init__()
+        self.value: dict[str, Any] = {}
+
+    def serialize(self) -> bytes:
+        """Returns the values as bytes; TensorFlow asks while saving."""
+        return encode(self.value)
+
+    def deserialize(self, string_value: bytes) -> None:
+        """Takes the values; TensorFlow calls it while restoring."""
+        self.value = decode(string_value)
+
+
+class FitSession:
+    """Restores and saves one call of `fit`."""
+
+    def __init__(
+        self, call: FitCall, others: Sequence[Any], settings: SaveSettings
+    ) -> None:
+        """Takes the running `fit`.
+
+        Args:
+            call: The running `fit`.
+            others: All callbacks but our own.
+            settings: When and where to save.
+        """
+        self._call = call
+        self._others = list(others)
+        self._settings = settings
+        self._model = call.model
+        self._checkpointer = settings.checkpointer()
+        self._stop = StopSignal() if settings.handles_signals else None
+        self._record = FitRecord()
+        self._restored: dict[str, Any] | None = None
+        self._values: list[tuple[Any, Any]] = []
+        self._done_before = 0
+        self._is_postponed = False
+        self._has_warned = False
+        self._has_warned_of_size = False
+        self._callbacks: CallbackStates | None = None
+
+    def begin(self) -> None:
+        """Builds everything, restores the newest checkpoint and lets `fit` continue.
+
+        Raises:
+            StateError: If something that changes in training can't be saved.
+        """
+        call = self._call
+        self._data = FitData(call)
+        if not call.strategy.__class__.__name__.startswith("_Default"):
+            slice_for_replicas(call)
+        step = trace_step(call, self._data.element_spec)
+        roots = {"model": self._model, "fit": self._record}
+        optimizer = getattr(self._model, "optimizer", None)
+        # Tracing has built the optimizers that the step uses; Keras makes one more
+        # where a model with its own train_step is compiled without.
+        if optimizer is not None and (step is None or optimizer.built):
+            roots["optimizer"] = optimizer
+        self._state = TrainState(data=self._data, **roots)
+        self._check(step)
+        info = self._checkpointer.restore_or_initialize(self._state)
+        self._data.install(on_first_batch=self._restore_again)
+        if info is not None:
+            self._continue()
+        if self._stop is not None:
+            self._stop.__enter__()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Notes the epoch; the first one gets the callbacks' state back."""
+        self._epoch = epoch
+        done, self._done_before = self._done_before, 0
+        self._epoch_start = self._state.step - done
+        self.restore_callbacks()
+
+    def restore_callbacks(self) -> None:
+        """Follows the callbacks from now on, and puts back what they had, once."""
+        if self._callbacks is not None:
+            return
+        # All of them have had their on_train_begin by now.
+        self._callbacks = CallbackStates(self._others, covered=self._is_covered)
+        if self._restored is not None:
+            self._callbacks.apply(self._restored["callbacks"])
+
+    def end_batch(self, batch: int, logs: Any) -> None:
+        """Saves if it is due and can be exact here.
+
+        Args:
+            batch: Index of the last batch that is done.
+            logs: What the step returned.
+
+        Raises:
+            Preempted: If the process was asked to stop; the state is saved.
+        """
+        done = min(batch + 1, self._data.num_batches or batch + 1)
+        self._state.step = self._epoch_start + done
+        self._data.after_batch()
+        is_asked = self._stop is not None and self._stop.requested is not None
+        is_due = self._is_postponed or is_asked
+        is_due = is_due or self._checkpointer.should_save(self._state.step)
+        if not is_due:
+            self._checkpointer.raise_failure()
+            return
+        self._is_postponed = True
+        if self._can_save_inside(done) and _is_finite(logs):
+            self._save(self._epoch, done)
+
+    def end_epoch(self, epoch: int, logs: Any) -> None:
+        """Saves the beginning of the next epoch, if it is due or training ends.
+
+        Args:
+            epoch: Index of the epoch that is done.
+            logs: Its metrics.
+
+        Raises:
+            Preempted: If the process was asked to stop; the state is saved.
+        """
+        self._data.end_epoch()
+        is_last = epoch + 1 >= self._call.epochs or self._model.stop_training
+        is_due = self._is_postponed or self._settings.saves_epochs or is_last
+        if is_due and _is_finite(logs):
+            self._save(epoch + 1, 0)
+
+    def end(self) -> None:
+        """Waits for the last save."""
+        if self._stop is not None:
+            self._stop.__exit__(None, None, None)
+        if self._call.is_keras_3:
+            self._model._initial_epoch = None
+        self._checkpointer.close()
+
+    def _check(self, step: Any) -> None:
+        """Refuses a program of which something would be lost at a resume.
+
+        Raises:
+            StateError: If there is something.
+        """
+        variables = self._state.variables()
+        self._known = identities(tensorflow_variable(v) for v in variables)
+        if step is not None:
+            check_function(step, covered=self._is_covered)
+            return
+        unbuilt = [
+            name
+            for name, value in vars(self._model).items()
+            if is_optimizer(value) and not getattr(value, "built", True)
+        ]
+        if unbuilt or not self._model.built:
+            raise StateError(
+                f"run_eagerly=True, and {', '.join(unbuilt) or 'the model'} has no "
+                "variables before the first batch; call build() before fit, so that a "
+                "checkpoint can be restored into them"
+            )
+
+    def _is_covered(self, variable: Any) -> bool:
+        if not is_variable(variable):
+            return False
+        return id(tensorflow_variable(variable)) in self._known
+
+    def _continue(self) -> None:
+        """Lets `fit` begin where the restored checkpoint was taken."""
+        restored = self._restored = dict(self._record.value)
+        epoch, batch = self._state.extra["epoch"], self._state.extra["batch"]
+        set_global_random(restored["random"])
+        if restored["is_stopped"]:
+            epoch = self._call.epochs
+        self._data.begin_at(epoch)
+        if epoch >= self._call.epochs:
+            _log.info("training has ended at step %d already", self._state.step)
+            return
+        self._data.resume(restored["data"], batch=batch)
+        self._done_before = batch
+        if batch:
+            parts = map(replica_components, self._state.variables())
+            self._values = [(part, tf.identity(part)) for part in chain(*parts)]
+        _log.info(
+            "resumed from step %d; next: epoch %d, batch %d",
+            *(self._state.step, epoch, batch),
+        )
+
+    def _restore_again(self) -> None:
+        """Undoes what beginning the epoch a second time has changed."""
+        for variable, value in self._values:
+            variable.assign(value)
+        self._values = []
+        if self._callbacks is not None and self._restored is not None:
+            self._callbacks.apply(self._restored["callbacks"])
+            set_global_random(self._restored["random"])
+
+    def _can_save_inside(self, done: int) -> bool:
+        """Returns whether more batches follow in this epoch, for certain."""
+        num_batches = self._data.num_batches
+        if num_batches is None and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "Keras does not know the length of the first epoch, so nothing is "
+                "saved before its end; pass steps_per_epoch to fit, or use "
+                "dataset.apply(tf.data.experimental.assert_cardinality(n))"
+            )
+        return (
+            num_batches is not None
+            and done < num_batches
+            and not self._model.stop_training
+        )
+
+    def _save(self, epoch: int, batch: int) -> None:
+        """Saves the state before a batch, unless its position would not be exact.
+
+        Raises:
+            Preempted: If the process was asked to stop.
+        """
+        position = self._data.capture(batch=batch)
+        if position is None or self._callbacks is None:
+            return
+        self._warn_of_size(position["position"])
+        self._record.value = {
+            "data": position,
+            "callbacks": self._callbacks.capture(),
+            "random": global_random(),
+            "is_stopped": bool(self._model.stop_training),
+        }
+        self._state.extra = {"epoch": epoch, "batch": batch}
+        handle = self._checkpointer.save(self._state)
+        self._is_postponed = False
+        if self._stop is None or self._stop.requested is None:
+            return
+        handle.result()
+        name = self._stop.requested.name
+        self.end()
+        raise Preempted(
+            f"{name}: saved step {self._state.step} and stopped. Run the same program "
+            "to continue.",
+            step=self._state.step,
+        )
+
+    def _warn_of_size(self, position: list[bytes]) -> None:
+        size = size_bytes(position)
+        if size > _LARGE_POSITION and not self._has_warned_of_size:
+            self._has_warned_of_size = True
+            _log.warning(
+                "the position in the data takes %.1f MB of each checkpoint, since it "
+                "holds the shuffle buffers; shuffle indices or file names instead of "
+                "examples, or use a smaller buffer",
+                size / 1e6,
+            )
+
+
+def _is_finite(logs: Any) -> bool:
+    """Returns whether a state with these metrics may be saved."""
+    loss = (logs or {}).get("loss")
+    if loss is None or math.isfinite(float(loss)):
+        return True
+    _log.error("the loss is %s; nothing is saved from here on", float(loss))
+    return False

@@ -1,0 +1,143 @@
+"""Exact resume for `model.fit`.
+
+    model.fit(dataset, epochs=10, callbacks=[
+        rtf.ResumeCallback("runs/demo", save_every_steps=500),
+    ])
+
+Killed at any batch and started again, the same program continues at the batch after
+the last checkpoint: same weights, same history, same decisions of the callbacks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resumable_tf.training.keras.fit_call import find_fit_call
+from resumable_tf.training.keras.fit_session import FitSession, SaveSettings
+
+
+class Hooks:
+    """A callback that does nothing, of the form that either Keras calls."""
+
+    _supports_tf_logs = True
+
+    def set_model(self, model: Any) -> None:
+        """Takes nothing of it."""
+
+    def set_params(self, params: Any) -> None:
+        """Takes nothing of it."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Does nothing."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Does nothing."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Does nothing."""
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Does nothing."""
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """Stands for the hooks that no callback here needs."""
+
+    on_train_begin = on_train_batch_begin = on_batch_begin = on_batch_end = _nothing
+    on_test_begin = on_test_end = on_test_batch_begin = on_test_batch_end = _nothing
+    on_predict_begin = on_predict_end = _nothing
+    on_predict_batch_begin = on_predict_batch_end = _nothing
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class _First(Hooks):
+    """Stands before all other callbacks and restores what they keep."""
+
+    def __init__(self, session: FitSession) -> None:
+        self._session = session
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._session.begin_epoch(epoch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._session.restore_callbacks()
+
+
+class _Last(Hooks):
+    """Stands behind all other callbacks and saves."""
+
+    def __init__(self, session: FitSession) -> None:
+        self._session = session
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._session.end_batch(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._session.end_epoch(epoch, logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._session.end()
+
+
+class ResumeCallback(Hooks):
+    """Saves the whole state of a `fit` and continues it, bit for bit.
+
+    Wherever it stands in the list of callbacks, it restores before all others and
+    saves after them.
+
+    Example:
+        >>> callback = ResumeCallback("runs/demo", save_every_steps=500)
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        *,
+        save_every_steps: int | None = None,
+        save_every_secs: float | None = None,
+        keep_last: int | None = 3,
+        handles_signals: bool = True,
+    ) -> None:
+        """Remembers its arguments; nothing is read or written.
+
+        Args:
+            run_dir: A path or URL; one for each `fit` of a program.
+            save_every_steps: Save at each multiple of this many batches.
+            save_every_secs: Save when so many seconds have passed. Without any of
+                the two, the end of each epoch is saved. The end of training always is.
+            keep_last: Newest checkpoints to keep; None keeps all.
+            handles_signals: Whether SIGTERM and SIGINT save, and end the process with
+                exit code 75 (`Preempted`).
+
+        Raises:
+            ValueError: If a period or number is not positive.
+        """
+        self._settings = SaveSettings(
+            run_dir=run_dir,
+            every_steps=save_every_steps,
+            every_secs=save_every_secs,
+            keep_last=keep_last,
+            handles_signals=handles_signals,
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restores the newest checkpoint, if there is one.
+
+        Raises:
+            CheckpointCorruptError: If there were checkpoints and none verifies.
+            CheckpointMismatchError: If model, optimizer or callbacks are others.
+            DataMismatchError: If the data or its pipeline is another.
+            StateError: If something that changes in training can't be saved.
+        """
+        call = find_fit_call(self)
+        others = [c for c in call.callback_list.callbacks if c is not self]
+        session = FitSession(call, others, self._settings)
+        call.callback_list.callbacks = [_First(session), *others, _Last(session)]
+        session.begin()
