@@ -66,8 +66,10 @@ def identities(variables: Iterator[Any]) -> set[int]:
     """Returns `id` of TensorFlow variables and of their parts on each replica."""
     found = set()
     for variable in variables:
-        found.add(id(variable))
-        found.update(id(part) for part in replica_components(variable))
+        for part in (variable, *replica_components(variable)):
+            found.add(id(part))
+            # In mixed precision tf_keras wraps the variable that TensorFlow knows.
+            found.add(id(getattr(part, "_variable", part)))
     return found
 
 

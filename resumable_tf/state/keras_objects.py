@@ -13,8 +13,10 @@ import contextlib
 from contextlib import AbstractContextManager
 from typing import Any
 
+import tensorflow as tf
+
 from resumable_tf.errors import StateError
-from resumable_tf.state.leaf import tensorflow_variable
+from resumable_tf.state.leaf import is_variable, tensorflow_variable
 
 _RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
 
@@ -42,10 +44,19 @@ def variables_of(obj: Any) -> list[Any]:
     for metric in getattr(obj, "metrics", None) or ():
         found.extend(_own_variables(metric))
     found.extend(_generator_states(obj))
+    found.extend(_recurrent_states(obj))
     unique: dict[int, Any] = {}
     for variable in found:
         unique.setdefault(id(variable), variable)
     return list(unique.values())
+
+
+def is_built(optimizer: Any) -> bool:
+    """Returns whether a Keras optimizer has made its variables."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None and not is_built(inner):
+        return False
+    return bool(getattr(optimizer, "built", getattr(optimizer, "_built", inner)))
 
 
 def build_optimizer(optimizer: Any, model: Any) -> None:
@@ -60,7 +71,7 @@ def build_optimizer(optimizer: Any, model: Any) -> None:
     Raises:
         StateError: If the optimizer is not built and can't be built here.
     """
-    if getattr(optimizer, "built", getattr(optimizer, "_built", False)):
+    if is_built(optimizer):
         return
     weights = list(model.trainable_variables) if model is not None else []
     if not weights:
@@ -117,6 +128,17 @@ def _generator_states(obj: Any) -> list[Any]:
         if kind == "stateful" and generator is not None:
             states.append(generator.state)
     return states
+
+
+def _recurrent_states(obj: Any) -> list[Any]:
+    """Returns the states of tf_keras' stateful recurrent layers."""
+    flatten = getattr(obj, "_flatten_layers", None)
+    found: list[Any] = []
+    for layer in flatten() if flatten is not None else ():
+        if getattr(layer, "stateful", False):
+            states = getattr(layer, "states", None) or ()
+            found.extend(v for v in tf.nest.flatten(states) if is_variable(v))
+    return found
 
 
 def _draws(layer: Any) -> bool:

@@ -10,8 +10,10 @@ call. A second signal of the kind gets the default treatment at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -43,8 +45,16 @@ class StopSignal:
     `requested` is False unless `request` is called.
     """
 
-    def __init__(self) -> None:
-        """Installs nothing before `__enter__`."""
+    def __init__(
+        self, *, is_running: Callable[[FrameType | None], bool] = lambda frame: True
+    ) -> None:
+        """Installs nothing before `__enter__`.
+
+        Args:
+            is_running: Tells from the interrupted frame whether what is to be stopped
+                still runs; if not, the signal gets the treatment it had before.
+        """
+        self._is_running = is_running
         self._requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -74,8 +84,11 @@ class StopSignal:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._requested = signal.Signals(number)
         self._restore()
+        if self._is_running(frame):
+            self._requested = signal.Signals(number)
+        else:
+            os.kill(os.getpid(), number)
 
     def _restore(self) -> None:
         for number, previous in self._previous.items():

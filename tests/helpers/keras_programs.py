@@ -25,7 +25,7 @@ import resumable_tf as rtf
 keras = tf.keras
 layers = keras.layers
 SEED = 7
-IS_KERAS_3 = keras.__version__.startswith("3")
+IS_KERAS_3 = hasattr(keras, "ops")
 
 
 @dataclass

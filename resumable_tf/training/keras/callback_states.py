@@ -39,13 +39,18 @@ class CallbackStates:
     """The callbacks of one call of `fit`, in their order."""
 
     def __init__(
-        self, callbacks: Sequence[Any], *, covered: Callable[[Any], bool]
+        self,
+        callbacks: Sequence[Any],
+        *,
+        covered: Callable[[Any], bool],
+        began: float,
     ) -> None:
         """Remembers how the callbacks are when training begins.
 
         Args:
             callbacks: All of them but our own.
             covered: Tells whether a variable is part of the state already.
+            began: When this start of the program began, in seconds since 1970.
 
         Raises:
             StateError: If one of them resumes training by itself.
@@ -57,7 +62,7 @@ class CallbackStates:
                 "model when training begins; leave BackupAndRestore out"
             )
         self._followed = {
-            name: _follow(callback, name, covered)
+            name: _follow(callback, name, covered, began)
             for name, callback in _named(callbacks)
         }
 
@@ -128,12 +133,14 @@ def _named(callbacks: Sequence[Any]) -> list[tuple[str, Any]]:
     return found
 
 
-def _follow(callback: Any, name: str, covered: Callable[[Any], bool]) -> HasState:
+def _follow(
+    callback: Any, name: str, covered: Callable[[Any], bool], began: float
+) -> HasState:
     kinds = {kind.__name__ for kind in type(callback).__mro__}
     if hasattr(callback, "state") and hasattr(callback, "load_state"):
         return _OwnState(callback)
     if "CSVLogger" in kinds:
         return CsvFile(callback)
     if "TensorBoard" in kinds:
-        return EventFiles(callback)
+        return EventFiles(callback, began=began)
     return AttributeTracker(callback, name=name, ignored=_OF_KERAS, covered=covered)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from resumable_tf.errors import StateError
@@ -31,6 +31,7 @@ class FitCall:
             a `DataHandler` of tf_keras.
         is_keras_3: Which of the two.
         epochs: Where training ends.
+        code: The code of `fit` itself.
     """
 
     model: Any
@@ -38,6 +39,13 @@ class FitCall:
     loop: Any
     is_keras_3: bool
     epochs: int
+    code: CodeType
+
+    def is_running(self, frame: FrameType | None) -> bool:
+        """Returns whether a frame was called from `fit`."""
+        while frame is not None and frame.f_code is not self.code:
+            frame = frame.f_back
+        return frame is not None
 
     @property
     def strategy(self) -> Any:
@@ -78,6 +86,7 @@ def find_fit_call(callback: Any) -> FitCall:
                         loop=found[name],
                         is_keras_3=name == _KERAS_3_LOOP,
                         epochs=int(found["epochs"]),
+                        code=frame.f_code,
                     )
         frame = frame.f_back
     raise StateError(

@@ -80,6 +80,7 @@ class FitData:
         self._consumed = 0
         self._is_live = False
         self._safe: Position | None = None
+        self._safe_at = 0
         self._resumed: tuple[Record, int] | None = None
         self._initial_epoch: int | None = None
         self._on_first_batch: Callable[[], None] = lambda: None
@@ -153,13 +154,18 @@ class FitData:
     def after_batch(self) -> None:
         """Notes that a call of the training step is over."""
         if self._safe is None and not self.uses_replay:
-            self._safe = self._read()
+            self._safe, self._safe_at = self._read(), self._consumed
 
-    def capture(self, *, batch: int) -> Record | None:
+    def capture(self, *, batch: int, may_wait: bool) -> Record | None:
         """Returns how to get to the next batch again.
+
+        Near an epoch's end TensorFlow's state of an iterator may lack the seeds of
+        later epochs. Then an earlier state and the number of batches read since will
+        do, which takes longer to resume from.
 
         Args:
             batch: Batches of this epoch that are done; 0 at an epoch's end.
+            may_wait: Whether to return None instead in this case.
 
         Returns:
             A storable record; None if a state taken now would not be exact.
@@ -187,8 +193,11 @@ class FitData:
         if batch or self._is_live:
             record["is_live"] = True
             record["position"] = self._read()
-            is_safe = num_shuffles(record["position"]) >= num_shuffles(self._safe)
-            return record if is_safe else None
+            if num_shuffles(record["position"]) >= num_shuffles(self._safe):
+                return record
+            record["position"] = self._safe
+            record["consumed"] = self._consumed - self._safe_at
+            return None if may_wait else record
         record["position"] = self._safe
         record["made_since"] = self.iterators.count - self._made_before
         return record
@@ -289,15 +298,14 @@ class FitData:
             return
         if self._is_keras_3:
             self._loop._steps_seen = record["seen"] + self._loop.steps_per_execution
-        if self.uses_replay:
-            for _ in range(record["consumed"]):
-                next(iterator)
-            self._consumed = record["consumed"]
-        else:
+        if not self.uses_replay:
             write_iterator(iterator, record["position"])
             self._safe = record["position"]
             # Iterators to come get the seeds of the run that was interrupted.
             self.iterators.reseed(record["position"], 0)
+        for _ in range(record["consumed"]):
+            next(iterator)
+        self._consumed += record["consumed"]
 
 
 def _source_of(adapter: Any) -> Any:

@@ -23,7 +23,7 @@ from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.errors import StateError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
-from resumable_tf.state.keras_objects import is_optimizer
+from resumable_tf.state.keras_objects import is_built, is_optimizer
 from resumable_tf.state.leaf import (
     is_variable,
     replica_components,
@@ -51,6 +51,7 @@ class SaveSettings:
     every_secs: float | None
     keep_last: int | None
     handles_signals: bool
+    began: float
 
     @property
     def saves_epochs(self) -> bool:
@@ -118,7 +119,10 @@ class FitSession:
         self._settings = settings
         self._model = call.model
         self._checkpointer = settings.checkpointer()
-        self._stop = StopSignal() if settings.handles_signals else None
+        self._stop = None
+        if settings.handles_signals:
+            # An exception may end fit without a word to its callbacks.
+            self._stop = StopSignal(is_running=call.is_running)
         self._record = FitRecord()
         self._restored: dict[str, Any] | None = None
         self._values: list[tuple[Any, Any]] = []
@@ -143,8 +147,10 @@ class FitSession:
         optimizer = getattr(self._model, "optimizer", None)
         # Tracing has built the optimizers that the step uses; Keras makes one more
         # where a model with its own train_step is compiled without.
-        if optimizer is not None and (step is None or optimizer.built):
+        if optimizer is not None and (step is None or is_built(optimizer)):
             roots["optimizer"] = optimizer
+        if not call.is_keras_3:
+            roots["train_counter"] = self._model._train_counter
         self._state = TrainState(data=self._data, **roots)
         self._check(step)
         info = self._checkpointer.restore_or_initialize(self._state)
@@ -166,7 +172,9 @@ class FitSession:
         if self._callbacks is not None:
             return
         # All of them have had their on_train_begin by now.
-        self._callbacks = CallbackStates(self._others, covered=self._is_covered)
+        self._callbacks = CallbackStates(
+            self._others, covered=self._is_covered, began=self._settings.began
+        )
         if self._restored is not None:
             self._callbacks.apply(self._restored["callbacks"])
 
@@ -225,13 +233,15 @@ class FitSession:
         """
         variables = self._state.variables()
         self._known = identities(tensorflow_variable(v) for v in variables)
+        # A setting of tf_keras in the form of a variable.
+        self._known.add(id(getattr(self._model, "_steps_per_execution", None)))
         if step is not None:
             check_function(step, covered=self._is_covered)
             return
         unbuilt = [
             name
             for name, value in vars(self._model).items()
-            if is_optimizer(value) and not getattr(value, "built", True)
+            if is_optimizer(value) and not is_built(value)
         ]
         if unbuilt or not self._model.built:
             raise StateError(
@@ -297,7 +307,8 @@ class FitSession:
         Raises:
             Preempted: If the process was asked to stop.
         """
-        position = self._data.capture(batch=batch)
+        is_asked = self._stop is not None and self._stop.requested is not None
+        position = self._data.capture(batch=batch, may_wait=not is_asked)
         if position is None or self._callbacks is None:
             return
         self._warn_of_size(position["position"])

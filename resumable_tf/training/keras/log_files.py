@@ -8,7 +8,6 @@ file.apply(saved)           # in the next process: no line doubled, none missing
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import tensorflow as tf
@@ -34,8 +33,7 @@ class CsvFile:
 
     def changed(self) -> dict[str, Any]:
         """Returns the lines and the columns."""
-        if self._callback.csv_file is not None and not self._callback.csv_file.closed:
-            self._callback.csv_file.flush()
+        self._callback.csv_file.flush()
         with tf.io.gfile.GFile(self._callback.filename, "rb") as file:
             return {"lines": file.read(), "keys": self._callback.keys}
 
@@ -45,7 +43,10 @@ class CsvFile:
         callback.csv_file.close()
         with tf.io.gfile.GFile(callback.filename, "wb") as file:
             file.write(saved["lines"])
-        callback.csv_file = tf.io.gfile.GFile(callback.filename, "a")
+        # Keras asks Python's files whether they are closed; TensorFlow's can't say.
+        is_gfile = isinstance(callback.csv_file, tf.io.gfile.GFile)
+        opened = tf.io.gfile.GFile if is_gfile else open
+        callback.csv_file = opened(callback.filename, "a")
         callback.keys = saved["keys"]
         callback.writer = None
         callback.append_header = not saved["lines"]
@@ -59,14 +60,16 @@ class EventFiles:
     were there before the run are left alone.
     """
 
-    def __init__(self, callback: Any) -> None:
+    def __init__(self, callback: Any, *, began: float) -> None:
         """Notes which files are there already.
 
         Args:
             callback: A `TensorBoard` callback of either Keras.
+            began: When this start of the program began, in seconds since 1970; files
+                begun later are its own.
         """
         self._callback = callback
-        self._began = int(time.time())
+        self._began = int(began)
         self._foreign = sorted(self._sizes(before=self._began))
 
     def changed(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ the last checkpoint: same weights, same history, same decisions of the callbacks
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from resumable_tf.training.keras.fit_call import find_fit_call
@@ -125,6 +126,7 @@ class ResumeCallback(Hooks):
             every_secs=save_every_secs,
             keep_last=keep_last,
             handles_signals=handles_signals,
+            began=time.time(),
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
