@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from resumable_tf.data.dataset import RecordDataset as RecordDataset
     from resumable_tf.data.prepare import PrepareSettings as PrepareSettings
     from resumable_tf.data.prepare import prepare_records as prepare_records
+    from resumable_tf.data.resumable_iterator import (
+        ResumableIterator as ResumableIterator,
+    )
     from resumable_tf.errors import CheckpointCorruptError as CheckpointCorruptError
     from resumable_tf.errors import CheckpointMismatchError as CheckpointMismatchError
     from resumable_tf.errors import ConfigMismatchError as ConfigMismatchError
@@ -51,6 +54,7 @@ _MODULES = {
     "RecordDataset": "data.dataset",
     "PrepareSettings": "data.prepare",
     "prepare_records": "data.prepare",
+    "ResumableIterator": "data.resumable_iterator",
     "CheckpointCorruptError": "errors",
     "CheckpointMismatchError": "errors",
     "ConfigMismatchError": "errors",

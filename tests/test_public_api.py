@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = """
 CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
 ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
-PrepareSettings RecordDataset ResumableError ResumeCallback SaveHandle TrainConfig
-TrainState
+PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback
+SaveHandle TrainConfig TrainState
 Translator export_translator fit prepare_records train
 """.split()
 

@@ -19,13 +19,18 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from resumable_tf.errors import StateError
+from resumable_tf.state.coverage import check_function, identities
 from resumable_tf.state.keras_objects import (
     build_optimizer,
     is_model,
     is_optimizer,
     variables_of,
 )
-from resumable_tf.state.leaf import checkpoint_options, is_variable
+from resumable_tf.state.leaf import (
+    checkpoint_options,
+    is_variable,
+    tensorflow_variable,
+)
 from resumable_tf.state.object_graph import ObjectGraph, Value, add_list, walk
 from resumable_tf.state.replicas import (
     REPLICAS,
@@ -65,7 +70,8 @@ class TrainState:
         """Takes the objects over; builds optimizers that are not built yet.
 
         Args:
-            data: Anything with `describe()`; a resumed run must have the same.
+            data: Anything with `describe()`; a resumed run must have the same. What
+                TensorFlow can save besides (a `ResumableIterator`) is saved as `data`.
             **trackables: What is saved, each under its own name: models, optimizers,
                 variables, modules, generators, lists and dictionaries of these.
 
@@ -79,9 +85,12 @@ class TrainState:
                 f"data={type(data).__name__} has no describe(); pass a RecordDataset, "
                 "or any object whose describe() returns a dict of JSON values"
             )
+        if isinstance(data, tf.train.experimental.PythonState):
+            trackables = {"data": data, **trackables}
         for name, obj in trackables.items():
             _check_trackable(name, obj)
         self.step = 0
+        self._watched: list[Any] = []
         self.extra: dict[str, Any] = {}
         self.trackables: dict[str, Any] = dict(trackables)
         self.data = data
@@ -110,6 +119,22 @@ class TrainState:
         """Returns every variable of the state, and those of each replica."""
         return [n.obj for n in self._graph().nodes if is_variable(n.obj)]
 
+    def watch(self, *functions: Any) -> None:
+        """Lets the first save refuse what these functions use and it does not hold.
+
+        Args:
+            *functions: Compiled training steps (`tf.function`). Each variable that
+                they use must be part of the state, and their random numbers must come
+                from generators that are.
+
+        Raises:
+            TypeError: If one is no `tf.function`.
+        """
+        for function in functions:
+            if not hasattr(function, "_list_all_concrete_functions"):
+                raise TypeError(f"{function!r} is no tf.function; decorate it first")
+        self._watched.extend(functions)
+
     def capture(self) -> Snapshot:
         """Returns a consistent copy of all values as they are now.
 
@@ -125,6 +150,7 @@ class TrainState:
                 "a checkpoint was asked for inside a tf.function; save between steps"
             )
         graph = self._graph()
+        self._check_watched(graph)
         return Snapshot(graph, self._entries(graph))
 
     def apply(
@@ -163,6 +189,15 @@ class TrainState:
             epoch = int(self.step / per_epoch)
             batch = self.step - math.ceil(epoch * per_epoch)
         return epoch, batch
+
+    def _check_watched(self, graph: ObjectGraph) -> None:
+        """Looks once at what the watched functions have been traced to."""
+        variables = (n.obj for n in graph.nodes if is_variable(n.obj))
+        known = identities(map(tensorflow_variable, variables))
+        for function in self._watched:
+            for traced in function._list_all_concrete_functions():
+                check_function(traced, covered=lambda v: id(v) in known)
+        self._watched = []
 
     def _roots(self) -> dict[str, Any]:
         untracked = self._untracked(walk(self.trackables))

@@ -3,16 +3,16 @@
     program = PROGRAMS["cnn_augmented"]()
     program.model.fit(**program.arguments, callbacks=[...])
 
-python -m helpers.keras_programs NAME --run-dir DIR --result FILE [--kill-at BATCH]
-    trains one with `ResumeCallback`, and writes weights and history
+python -m helpers.keras_programs NAME --run-dir DIR [--kill-at BATCH]
+    trains one with `ResumeCallback`, and writes DIR/result.npz
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -255,13 +255,22 @@ def result_of(model: Any, history: Any) -> dict[str, np.ndarray]:
     return found | {"h_epoch": np.array(history.epoch)}
 
 
-def kill_callback(kill_at: int) -> Any:
-    """Returns a callback that kills this process after so many batches."""
-    state = {"left": kill_at}
+def count_batches(path: str, kill_at: int | None, *, pause_secs: float = 0) -> Any:
+    """Returns a callback that notes each batch in a file, and kills this process.
+
+    Args:
+        path: Gets one byte a batch, over all processes.
+        kill_at: Batches of this process after which it is killed; None never.
+        pause_secs: Makes each batch last longer.
+    """
+    batches = [0]
 
     def count(batch: int, logs: Any = None) -> None:
-        state["left"] -= 1
-        if state["left"] == 0:
+        batches[0] += 1
+        with open(path, "ab") as file:
+            file.write(b".")
+        time.sleep(pause_secs)
+        if batches[0] == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return keras.callbacks.LambdaCallback(on_batch_end=count)
@@ -271,20 +280,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=PROGRAMS)
     parser.add_argument("--run-dir", required=True)
-    parser.add_argument("--result", required=True)
     parser.add_argument("--save-every-steps", type=int, default=3)
     parser.add_argument("--kill-at", type=int)
     args = parser.parse_args()
+    os.makedirs(args.run_dir, exist_ok=True)
     tf.config.experimental.enable_op_determinism()
     program = build(args.name)
-    callbacks = [*program.callbacks]
-    resume = rtf.ResumeCallback(args.run_dir, save_every_steps=args.save_every_steps)
-    callbacks.append(resume)
-    if args.kill_at:
-        callbacks.append(kill_callback(args.kill_at))
+    callbacks = [
+        *program.callbacks,
+        rtf.ResumeCallback(args.run_dir, save_every_steps=args.save_every_steps),
+        count_batches(f"{args.run_dir}/batches", args.kill_at),
+    ]
     history = program.model.fit(**program.arguments, callbacks=callbacks, verbose=0)
-    np.savez(args.result, **result_of(program.model, history))
-    print(json.dumps({key: len(v) for key, v in history.history.items()}))
+    np.savez(f"{args.run_dir}/result.npz", **result_of(program.model, history))
 
 
 if __name__ == "__main__":

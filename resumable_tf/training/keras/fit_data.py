@@ -18,21 +18,21 @@ from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.data.dataset_form import describe_dataset
+from resumable_tf.data.iterator_state import (
+    Position,
+    num_shuffles,
+    read_iterator,
+    write_iterator,
+)
+from resumable_tf.data.iterators import Iterators
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_objects import (
     AttributeTracker,
     global_random,
     set_global_random,
 )
-from resumable_tf.training.keras.dataset_form import describe_dataset
 from resumable_tf.training.keras.fit_call import FitCall
-from resumable_tf.training.keras.iterator_state import (
-    Position,
-    num_shuffles,
-    read_iterator,
-    write_iterator,
-)
-from resumable_tf.training.keras.iterators import Iterators
 
 _ARRAYS = {"ArrayDataAdapter", "TensorLikeDataAdapter", "DataFrameDataAdapter"}
 _ARRAYS |= {"GenericArrayLikeDataAdapter", "CompositeTensorDataAdapter"}

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.data.iterator_state import size_bytes
 from resumable_tf.errors import StateError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
@@ -34,7 +35,6 @@ from resumable_tf.state.python_values import decode, encode
 from resumable_tf.training.keras.callback_states import CallbackStates
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.fit_data import FitData
-from resumable_tf.training.keras.iterator_state import size_bytes
 from resumable_tf.training.keras.training_step import slice_for_replicas, trace_step
 from resumable_tf.training.preemption import Preempted, StopSignal
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resumable_tf.training.keras.iterator_state import Position, write_iterator
+from resumable_tf.data.iterator_state import Position, write_iterator
 
 
 class Iterators:

@@ -1,0 +1,165 @@
+"""Any `tf.data` pipeline, read so that its position is part of the checkpoint.
+
+    batches = ResumableIterator(dataset)            # endless: epoch after epoch
+    state = TrainState(model=model, optimizer=optimizer, data=batches)
+    checkpointer.restore_or_initialize(state)
+    while state.step < 10_000:
+        train_step(next(batches))
+        state.step += 1
+        checkpointer.maybe_save(state)
+
+The batches are those of `for batch in dataset` again and again, also where a shuffle
+reshuffles each epoch. Under a strategy each replica gets its part of the host's batch:
+TensorFlow's distributed datasets can't be put back to a position.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import tensorflow as tf
+
+from resumable_tf.data.dataset_form import describe_dataset
+from resumable_tf.data.iterator_state import (
+    Position,
+    num_shuffles,
+    read_iterator,
+    size_bytes,
+    write_iterator,
+)
+from resumable_tf.data.iterators import Iterators
+from resumable_tf.errors import StateError
+from resumable_tf.state.python_values import decode, encode
+
+_LARGE_POSITION = 4 << 20
+_log = logging.getLogger(__name__)
+
+
+class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc]
+    """Reads a dataset epoch after epoch, from any position.
+
+    Attributes:
+        epoch: Index of the epoch of the last batch.
+        batch: Batches read of that epoch.
+
+    Example:
+        >>> batches = ResumableIterator(tf.data.Dataset.range(6).shuffle(6).batch(2))
+        >>> first = next(batches)
+    """
+
+    def __init__(self, dataset: Any, *, strategy: Any = None) -> None:
+        """Takes the dataset; nothing is read before the first `next`.
+
+        Args:
+            dataset: A finite or endless `tf.data.Dataset` of global batches. Its
+                operations must be TensorFlow's own: no Python functions, and no
+                random numbers but those of `shuffle` and `tf.random.stateless_*`.
+            strategy: Gives each replica its part of a batch; None gives it whole.
+        """
+        super().__init__()
+        self.epoch = 0
+        self.batch = 0
+        self._dataset = dataset
+        self._strategy = strategy
+        self._iterators = Iterators(dataset, returns_scratch=False)
+        self._iterator: Any = None
+        self._safe: Position | None = None
+        self._safe_batch = 0
+        self._has_warned = False
+
+    def __iter__(self) -> ResumableIterator:
+        """Returns itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """Returns the next batch; after an epoch's last the first of the next.
+
+        Raises:
+            StateError: If the dataset has no batch, or one that replicas can't share.
+        """
+        if self._iterator is None:
+            self._iterator = iter(self._iterators)
+        values = next(self._iterator, None)
+        if values is None:
+            self._begin_epoch()
+            values = next(self._iterator, None)
+            if values is None:
+                raise StateError("the dataset has no batch")
+        self.batch += 1
+        if self._safe is None:
+            self._safe, self._safe_batch = read_iterator(self._iterator), self.batch
+        return values if self._strategy is None else self._distribute(values)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what must be equal for a position to mean the same."""
+        return {
+            "element_spec": repr(self._dataset.element_spec),
+            "cardinality": int(self._dataset.cardinality()),
+            "pipeline": describe_dataset(self._dataset),
+        }
+
+    def serialize(self) -> bytes:
+        """Returns the position as bytes; TensorFlow asks while saving."""
+        record = {"epoch": self.epoch, "batch": self.batch, "position": [], "skip": 0}
+        if self._safe is not None:
+            record["position"] = position = read_iterator(self._iterator)
+            if num_shuffles(position) < num_shuffles(self._safe):
+                # TensorFlow has let go of later epochs' seeds; see iterator_state.
+                record["position"] = self._safe
+                record["skip"] = self.batch - self._safe_batch
+            self._warn_of_size(size_bytes(position))
+        return encode(record)
+
+    def deserialize(self, string_value: bytes) -> None:
+        """Moves to a position; TensorFlow calls it while restoring."""
+        record = decode(string_value)
+        self.epoch, self.batch = record["epoch"], record["batch"]
+        self._safe, self._iterator = None, None
+        if not record["position"]:
+            return
+        self._iterator = iter(self._iterators)
+        write_iterator(self._iterator, record["position"])
+        self._safe = record["position"]
+        self._safe_batch = self.batch - record["skip"]
+        for _ in range(record["skip"]):
+            next(self._iterator)
+        # The next epoch's iterator gets the seeds of the run that was interrupted.
+        self._iterators.reseed(record["position"], 0)
+
+    def _begin_epoch(self) -> None:
+        self._iterator = iter(self._iterators)
+        self._safe = None
+        self.epoch += 1
+        self.batch = 0
+
+    def _warn_of_size(self, size: int) -> None:
+        if size > _LARGE_POSITION and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "the position in the data takes %.1f MB of each checkpoint, since it "
+                "holds the shuffle buffers; shuffle indices or file names instead of "
+                "examples, or use a smaller buffer",
+                size / 1e6,
+            )
+
+    def _distribute(self, values: Any) -> Any:
+        """Returns each replica's rows of a batch, in their order.
+
+        Raises:
+            StateError: If the rows can't be shared equally.
+        """
+        count = self._strategy.num_replicas_in_sync
+        rows = {int(tensor.shape[0]) for tensor in tf.nest.flatten(values)}
+        if len(rows) > 1 or next(iter(rows)) % count:
+            raise StateError(
+                f"a batch of {sorted(rows)} rows can't be shared equally by {count} "
+                "replicas; use batch(n, drop_remainder=True) with a multiple of them"
+            )
+        size = rows.pop() // count
+
+        def part(context: Any) -> Any:
+            first = context.replica_id_in_sync_group * size
+            return tf.nest.map_structure(lambda t: t[first : first + size], values)
+
+        return self._strategy.experimental_distribute_values_from_function(part)

@@ -1,0 +1,50 @@
+"""Processes that train with `model.fit` are killed for real, and continue exactly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.keras_programs import PROGRAMS
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.crash
+IN_SUITE, IN_CI = {"mlp"}, {"gan", "text_classifier"}
+
+
+def marked(name: str) -> list[pytest.MarkDecorator]:
+    if name in IN_SUITE:
+        return []
+    return [pytest.mark.slow if name in IN_CI else pytest.mark.proof]
+
+
+def train(name: str, run_dir: Path, kill_at: int | None) -> int:
+    command = [sys.executable, "-m", "helpers.keras_programs", name]
+    command += ["--run-dir", str(run_dir)]
+    command += ["--kill-at", str(kill_at)] if kill_at else []
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marked(name)) for name in PROGRAMS]
+)
+def test_a_killed_fit_equals_one_that_was_never_killed(
+    name: str, tmp_path: Path
+) -> None:
+    assert train(name, tmp_path / "whole", None) == 0
+    for kill_at in (5, 6):
+        assert train(name, tmp_path / "killed", kill_at) == -signal.SIGKILL
+    assert train(name, tmp_path / "killed", None) == 0
+    runs = ("whole", "killed")
+    one, other = (np.load(tmp_path / run / "result.npz") for run in runs)
+    assert sorted(one.files) == sorted(other.files)
+    for key in one.files:
+        np.testing.assert_array_equal(one[key], other[key], err_msg=key)
