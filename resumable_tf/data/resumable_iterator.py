@@ -101,15 +101,23 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
     def serialize(self) -> bytes:
         """Returns the position as bytes; TensorFlow asks while saving."""
-        record = {"epoch": self.epoch, "batch": self.batch, "position": [], "skip": 0}
+        position: Position = []
         if self._safe is not None:
-            record["position"] = position = read_iterator(self._iterator)
-            if num_shuffles(position) < num_shuffles(self._safe):
-                # TensorFlow has let go of later epochs' seeds; see iterator_state.
-                record["position"] = self._safe
-                record["skip"] = self.batch - self._safe_batch
+            position = read_iterator(self._iterator)
+            if num_shuffles(position) >= num_shuffles(self._safe):
+                self._safe, self._safe_batch = position, self.batch
+            # Otherwise TensorFlow has let go of later epochs' seeds; see
+            # iterator_state. The batches read since the last good state are few.
+            position = self._safe
             self._warn_of_size(size_bytes(position))
-        return encode(record)
+        return encode(
+            {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "position": position,
+                "skip": self.batch - self._safe_batch if position else 0,
+            }
+        )
 
     def deserialize(self, string_value: bytes) -> None:
         """Moves to a position; TensorFlow calls it while restoring."""

@@ -4,7 +4,7 @@
     data.install(on_first_batch=...)        # takes Keras' place in making iterators
     data.resume(record, batch=155)          # before the first epoch
     ...
-    record = data.capture(batch=155)        # None: not at this batch, try the next one
+    record = data.capture(batch=155)
 
 A pipeline of TensorFlow operations is put back by TensorFlow's iterator state; one
 that calls Python (PyDataset, generators), or whose state TensorFlow can't save, by
@@ -156,19 +156,18 @@ class FitData:
         if self._safe is None and not self.uses_replay:
             self._safe, self._safe_at = self._read(), self._consumed
 
-    def capture(self, *, batch: int, may_wait: bool) -> Record | None:
+    def capture(self, *, batch: int) -> Record:
         """Returns how to get to the next batch again.
 
         Near an epoch's end TensorFlow's state of an iterator may lack the seeds of
-        later epochs. Then an earlier state and the number of batches read since will
-        do, which takes longer to resume from.
+        later epochs. Then the last complete state and the number of batches read since
+        are saved; a resume reads these once more.
 
         Args:
             batch: Batches of this epoch that are done; 0 at an epoch's end.
-            may_wait: Whether to return None instead in this case.
 
         Returns:
-            A storable record; None if a state taken now would not be exact.
+            A storable record.
 
         Raises:
             StateError: If no batch was trained yet.
@@ -192,12 +191,12 @@ class FitData:
             raise StateError("a position was asked for before any batch was trained")
         if batch or self._is_live:
             record["is_live"] = True
-            record["position"] = self._read()
-            if num_shuffles(record["position"]) >= num_shuffles(self._safe):
-                return record
+            position = self._read()
+            if num_shuffles(position) >= num_shuffles(self._safe):
+                self._safe, self._safe_at = position, self._consumed
             record["position"] = self._safe
             record["consumed"] = self._consumed - self._safe_at
-            return None if may_wait else record
+            return record
         record["position"] = self._safe
         record["made_since"] = self.iterators.count - self._made_before
         return record

@@ -302,15 +302,14 @@ class FitSession:
         )
 
     def _save(self, epoch: int, batch: int) -> None:
-        """Saves the state before a batch, unless its position would not be exact.
+        """Saves the state before a batch.
 
         Raises:
             Preempted: If the process was asked to stop.
         """
-        is_asked = self._stop is not None and self._stop.requested is not None
-        position = self._data.capture(batch=batch, may_wait=not is_asked)
-        if position is None or self._callbacks is None:
+        if self._callbacks is None:
             return
+        position = self._data.capture(batch=batch)
         self._warn_of_size(position["position"])
         self._record.value = {
             "data": position,

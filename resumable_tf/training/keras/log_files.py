@@ -34,8 +34,12 @@ class CsvFile:
     def changed(self) -> dict[str, Any]:
         """Returns the lines and the columns."""
         self._callback.csv_file.flush()
-        with tf.io.gfile.GFile(self._callback.filename, "rb") as file:
-            return {"lines": file.read(), "keys": self._callback.keys}
+        lines = b""
+        # tf_keras opens the file with the first line only.
+        if tf.io.gfile.exists(self._callback.filename):
+            with tf.io.gfile.GFile(self._callback.filename, "rb") as file:
+                lines = file.read()
+        return {"lines": lines, "keys": self._callback.keys}
 
     def apply(self, saved: dict[str, Any]) -> None:
         """Writes the saved lines in place of all others."""
