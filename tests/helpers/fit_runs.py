@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from helpers.fit_variants import VARIANTS
-from helpers.keras_programs import PROGRAMS, SEED, Program, result_of
+from helpers.keras_programs import PROGRAMS, Program, fresh, result_of
 
 import resumable_tf as rtf
 
@@ -29,12 +29,8 @@ class Interrupted(Exception):
 
 
 def build(name: str) -> Program:
-    """Returns a program as a new process would make it."""
-    keras.backend.clear_session()
-    if not hasattr(keras, "ops"):
-        keras.backend.experimental.enable_tf_random_generator()
-    keras.utils.set_random_seed(SEED)
-    return {**PROGRAMS, **VARIANTS}[name]()
+    """Returns a program or variant as a new process would make it."""
+    return fresh({**PROGRAMS, **VARIANTS}[name])
 
 
 def interrupt_after(num_batches: int) -> Any:

@@ -234,13 +234,18 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 }
 
 
-def build(name: str) -> Program:
+def fresh(make: Callable[[], Program]) -> Program:
     """Returns a program as a new process would make it."""
     keras.backend.clear_session()
     if not IS_KERAS_3:
         keras.backend.experimental.enable_tf_random_generator()
     keras.utils.set_random_seed(SEED)
-    return PROGRAMS[name]()
+    return make()
+
+
+def build(name: str) -> Program:
+    """Returns the program of that name, as a new process would make it."""
+    return fresh(PROGRAMS[name])
 
 
 def result_of(model: Any, history: Any) -> dict[str, np.ndarray]:
