@@ -106,9 +106,6 @@ def main(
     for name in ("preset", "compute_dtype", "strategy"):
         settings[name] = settings[name].value
     _set_up_logging()
-    # TensorFlow reads this when it is imported. It takes oneDNN's kernels on some
-    # processors only; on the others they made a training step 1.18 times as fast.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     raise SystemExit(_run(settings))
 
 
