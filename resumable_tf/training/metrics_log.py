@@ -1,6 +1,6 @@
 """Metrics as JSON lines that never run ahead of the checkpoint.
 
-    log = MetricsLog("run/metrics/train.jsonl")
+    log = MetricsLog("run/metrics/train.jsonl", events=EventLog("run/metrics/train"))
     log.open(step=41000)                    # drops lines beyond step 41000
     log.append({"step": 41010, "loss": 2.31})
     log.flush()                             # durable; call it before a commit
@@ -17,6 +17,8 @@ from typing import Any
 
 import fsspec
 
+from resumable_tf.training.event_log import EventLog
+
 
 class MetricsLog:
     """One file of JSON lines, local or on an object store.
@@ -25,9 +27,15 @@ class MetricsLog:
     so there the file, which is small, is written whole at each flush.
     """
 
-    def __init__(self, path: str) -> None:
-        """Keeps the path; nothing is opened before `open`."""
+    def __init__(self, path: str, *, events: EventLog | None = None) -> None:
+        """Keeps the path; nothing is opened before `open`.
+
+        Args:
+            path: The file of JSON lines.
+            events: Gets every line too, for TensorBoard.
+        """
         self._path = path
+        self._events = events
         self._is_local = "://" not in path
         self._kept: list[str] = []
         self._pending: list[str] = []
@@ -39,15 +47,21 @@ class MetricsLog:
         self._pending = []
         if found or self._is_local:
             self._rewrite()
+        if self._events is not None:
+            self._events.open(step=step)
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line; `record` must have an integer `step`."""
         self._pending.append(json.dumps(record))
+        if self._events is not None:
+            self._events.append(record)
 
     def flush(self) -> None:
         """Writes the new lines and waits until they are durable."""
         if not self._pending:
             return
+        if self._events is not None:
+            self._events.flush()
         lines, self._pending = self._pending, []
         if self._is_local:
             with open(self._path, "a", encoding="utf-8") as file:

@@ -27,6 +27,7 @@ from resumable_tf.data.record_files import RecordSet
 from resumable_tf.errors import NoCheckpointError
 from resumable_tf.state import TrainState
 from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.event_log import EventLog
 from resumable_tf.training.hooks import (
     Evaluate,
     FlushMetrics,
@@ -159,8 +160,13 @@ class _Session:
             config=config.fingerprinted(model_config),
         )
         metrics = f"{config.run_dir.rstrip('/')}/metrics"
-        self.train_log = MetricsLog(f"{metrics}/train.jsonl")
-        self.eval_log = MetricsLog(f"{metrics}/eval.jsonl")
+        self.train_log, self.eval_log = (
+            MetricsLog(
+                f"{metrics}/{name}.jsonl",
+                events=EventLog(f"{metrics}/{name}") if topology.is_chief else None,
+            )
+            for name in ("train", "eval")
+        )
 
     def run(self, checkpointer: Checkpointer, phases: _Phases) -> TrainResult:
         found = self._restore(checkpointer)

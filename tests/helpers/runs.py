@@ -109,6 +109,19 @@ def metric_lines(run_dir: Path, name: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def event_lines(run_dir: Path, name: str) -> list[tuple[int, float]]:
+    """Reads steps and losses of `metrics/<name>/` as TensorBoard does."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(
+        str(run_dir / "metrics" / name),
+        size_guidance={"scalars": 0},
+        purge_orphaned_data=False,
+    )
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("loss")]
+
+
 def assert_same_run(run_dir: Path, reference: Path) -> None:
     """Asserts that two runs ended bit for bit alike: state, losses, evaluation."""
     ours, theirs = final_tensors(run_dir), final_tensors(reference)
@@ -116,4 +129,7 @@ def assert_same_run(run_dir: Path, reference: Path) -> None:
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key], value, err_msg=key)
     for name in ("train", "eval"):
-        assert metric_lines(run_dir, name) == metric_lines(reference, name)
+        lines = metric_lines(reference, name)
+        assert metric_lines(run_dir, name) == lines
+        losses = [(line["step"], float(np.float32(line["loss"]))) for line in lines]
+        assert event_lines(run_dir, name) == losses

@@ -1,0 +1,62 @@
+"""TensorBoard's events end where the checkpoint ends, whatever a kill left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.runs import event_lines
+
+from resumable_tf.training.event_log import EventLog
+
+
+def write(directory: Path, *, start: int, steps: list[int]) -> EventLog:
+    log = EventLog(str(directory))
+    log.open(step=start)
+    for step in steps:
+        log.append({"step": step, "loss": step / 4, "learning_rate": 0.5})
+    log.flush()
+    return log
+
+
+@pytest.mark.parametrize(
+    ("resumed", "kept"), [(0, []), (20, [10, 20]), (25, [10, 20]), (30, [10, 20, 30])]
+)
+def test_a_resume_drops_the_events_beyond_its_step_and_no_other(
+    tmp_path: Path, resumed: int, kept: list[int]
+) -> None:
+    directory = tmp_path / "metrics" / "train"
+    write(directory, start=0, steps=[10, 20, 30])
+    write(directory, start=resumed, steps=[40])
+    found = event_lines(tmp_path, "train")
+    assert found == [(step, step / 4) for step in [*kept, 40]]
+
+
+def test_events_of_several_starts_are_cut_in_the_newest_file_only(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "metrics" / "train"
+    write(directory, start=0, steps=[10, 20, 30])
+    write(directory, start=20, steps=[30, 40, 50])
+    write(directory, start=40, steps=[50, 60])
+    write(directory, start=50, steps=[60])
+    steps = [step for step, _ in event_lines(tmp_path, "train")]
+    assert steps == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_torn_event_is_dropped(tmp_path: Path) -> None:
+    directory = tmp_path / "metrics" / "train"
+    write(directory, start=0, steps=[10, 20, 30])
+    (file,) = directory.iterdir()
+    file.write_bytes(file.read_bytes()[:-7])
+    write(directory, start=20, steps=[30])
+    assert [step for step, _ in event_lines(tmp_path, "train")] == [10, 20, 30]
+
+
+def test_files_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "metrics" / "train"
+    directory.mkdir(parents=True)
+    other = directory / "events.out.tfevents.1700000000.host.1.0.v2"
+    other.write_bytes(b"")
+    write(directory, start=0, steps=[10])
+    assert other.exists()
