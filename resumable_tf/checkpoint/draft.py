@@ -7,14 +7,10 @@ The writer adds the rest, and commits it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 from collections.abc import Mapping
 
-import numpy as np
-import tensorflow as tf
-
+from resumable_tf.checkpoint.environment import environment
 from resumable_tf.checkpoint.manifest import Manifest, normalize_json
 from resumable_tf.state import TrainState
 
@@ -48,7 +44,7 @@ def draft_manifest(
         data=None if described is None else normalize_json(described, what="data"),
         extra=normalize_json(state.extra, what="state.extra"),
         metrics=_finite(metrics or {}),
-        versions=_versions(),
+        versions=environment(),
         topology={},
         config=config,
         time=time,
@@ -66,16 +62,3 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
         if not math.isfinite(value):
             raise TypeError(f"the metric {name!r} is {value}; save finite numbers only")
     return values
-
-
-def _versions() -> dict[str, str]:
-    try:
-        own = importlib.metadata.version("resumable-tf")
-    except importlib.metadata.PackageNotFoundError:
-        own = "unknown"
-    return {
-        "resumable_tf": own,
-        "tensorflow": tf.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

@@ -13,6 +13,7 @@ import logging
 from resumable_tf.checkpoint.bundle import open_bundle
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.comparison import check_data, check_inventory
+from resumable_tf.checkpoint.environment import changes, environment
 from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
 from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.errors import CheckpointCorruptError, NoCheckpointError
@@ -102,6 +103,13 @@ def _restore(
         check_inventory(info.manifest, state.inventory())
         specs = info.manifest.inventory.items()
         state.apply(path, {key: (spec.shape, spec.dtype) for key, spec in specs})
+    differing = changes(info.manifest.versions, environment())
+    if differing:
+        _log.warning(
+            "restored exactly, but the steps from here may round differently than "
+            "before: %s",
+            "; ".join(differing),
+        )
     state.step = step
     state.extra = dict(info.manifest.extra)
     return info
