@@ -133,6 +133,8 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, required=True)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # As scripts/train_translation.py does.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     set_threads(args.threads)
     import tensorflow as tf
 

@@ -172,10 +172,10 @@ PRESETS = {
         ffn_dim=768,
         dropout_rate=0.0,
         norm=PRE_NORM,
-        adam=AdamConfig(2.5e-3, warmup_steps=300, decay_steps=3600),
+        adam=AdamConfig(2.5e-3, warmup_steps=300, decay_steps=4000),
         batch_size=16,
         row_length=64,
-        stop_step=3600,
+        stop_step=4000,
         vocab_size=4000,
     ),
     "small": Recipe(

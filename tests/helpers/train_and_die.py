@@ -6,10 +6,13 @@ The kill comes from a hook of the loop, when the step is done and not yet saved:
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import runpy
 import signal
+import sys
 from pathlib import Path
+
+import typer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_translation.py"
 
@@ -27,8 +30,18 @@ def _kill_after(step: int) -> None:
     hooks.LogMetrics.__call__ = call_or_die  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _train() -> None:
+    spec = importlib.util.spec_from_file_location("train_translation", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    # Before the hook, which imports TensorFlow: a killed process must compute with the
+    # same kernels as one that is not.
+    script.set_up_tensorflow()
     if "KILL_AFTER_STEP" in os.environ:
         _kill_after(int(os.environ["KILL_AFTER_STEP"]))
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    typer.run(script.main)
+
+
+if __name__ == "__main__":
+    _train()
