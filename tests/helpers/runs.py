@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -10,9 +11,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from helpers.fork_server import ForkServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("train_and_die.py")
+
+SERVER = ForkServer()
+atexit.register(SERVER.close)
 
 _WORDS = (
     "the a red blue old new house tree dog cat sees opens finds has big small".split()
@@ -58,7 +63,7 @@ def train_args(run_dir: Path, corpus: Path, **flags: object) -> list[str]:
 def run_training(
     args: list[str], *, kill_after_step: int | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the training script in a process of its own.
+    """Runs the training script in a process of its own, forked from a server.
 
     Args:
         args: Flags of `scripts/train_translation.py`.
@@ -68,14 +73,7 @@ def run_training(
     """
     if kill_after_step is not None:
         env["KILL_AFTER_STEP"] = str(kill_after_step)
-    return subprocess.run(
-        [sys.executable, str(DRIVER), *args],
-        env={**os.environ, **env},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return SERVER.run(args, env=env, timeout_secs=300)
 
 
 def start_training(args: list[str], **env: str) -> subprocess.Popen[str]:

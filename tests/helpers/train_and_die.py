@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -30,18 +31,25 @@ def _kill_after(step: int) -> None:
     hooks.LogMetrics.__call__ = call_or_die  # type: ignore[method-assign]
 
 
-def _train() -> None:
+def load_script() -> Any:
+    """Returns the training script as a module, before TensorFlow is imported."""
     spec = importlib.util.spec_from_file_location("train_translation", SCRIPT)
+    assert spec and spec.loader
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
     # Before the hook, which imports TensorFlow: a killed process must compute with the
     # same kernels as one that is not.
     script.set_up_tensorflow()
+    return script
+
+
+def train(script: Any) -> None:
+    """Does what the script's command line says."""
     if "KILL_AFTER_STEP" in os.environ:
         _kill_after(int(os.environ["KILL_AFTER_STEP"]))
     typer.run(script.main)
 
 
 if __name__ == "__main__":
-    _train()
+    train(load_script())
