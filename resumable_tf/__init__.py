@@ -20,6 +20,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resumable_tf.auditing.function import audit as audit
+    from resumable_tf.auditing.report import AuditReport as AuditReport
     from resumable_tf.checkpoint import Checkpointer as Checkpointer
     from resumable_tf.checkpoint import CheckpointInfo as CheckpointInfo
     from resumable_tf.checkpoint import SaveHandle as SaveHandle
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from resumable_tf.training.run import train as train
 
 _MODULES = {
+    "AuditReport": "auditing.report",
+    "audit": "auditing.function",
     "CheckpointInfo": "checkpoint",
     "Checkpointer": "checkpoint",
     "SaveHandle": "checkpoint",

@@ -17,11 +17,11 @@ from resumable_tf.checkpoint import Manifest
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = """
-CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
+AuditReport CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
 ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
 PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback
 SaveHandle TrainConfig TrainState
-Translator export_translator fit prepare_records train
+Translator audit export_translator fit prepare_records train
 """.split()
 
 FLAGS = {
@@ -89,6 +89,25 @@ def test_flags_are_these_and_help_needs_no_tensorflow(script: str) -> None:
     words = done.stdout.replace("\u2502", " ").split()
     found = {word for word in words if word.startswith("--") and word[2:3].isalpha()}
     assert sorted(found - {"--help", "--no-deterministic"}) == FLAGS[script]
+
+
+def test_the_command_has_these_flags_and_help_needs_no_tensorflow() -> None:
+    code = (
+        "import sys; from resumable_tf.cli.app import app\n"
+        "try: app(['audit', '--help'])\n"
+        "except SystemExit: print('TF', 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+    )
+    assert "TF False" in done.stdout, done.stderr
+    words = done.stdout.replace("\u2502", " ").split()
+    found = {word for word in words if word.startswith("--") and word[2:3].isalpha()}
+    assert sorted(found - {"--help"}) == ["--keep", "--kill-at", "--steps"]
 
 
 def test_exit_codes_are_these() -> None:

@@ -26,6 +26,8 @@ LEVELS = {
     "errors": 0,
     "state": 1,
     "storage": 1,
+    # Looks at the state, and is told of each step by all above.
+    "auditing": 1.5,
     "checkpoint": 2,
     "data": 2,
     "training": 3,

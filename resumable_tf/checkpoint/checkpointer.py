@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint.bundle import write_bundle
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.draft import draft_manifest
@@ -181,6 +182,7 @@ class Checkpointer:
             SaveError: If the save before has failed.
         """
         self._writer.raise_failure()
+        self._note_step(state)
         if not self.should_save(state.step):
             return None
         return self.save(state, metrics=metrics)
@@ -207,6 +209,7 @@ class Checkpointer:
             UsageError: If the run has checkpoints and none was restored.
         """
         self._check_may_save()
+        self._note_step(state)
         # Before the snapshot: at most one is in memory.
         self._writer.wait()
         now = self._clock()
@@ -277,8 +280,17 @@ class Checkpointer:
     def _begin(self) -> None:
         """Waits for the save in flight and compares the settings."""
         self._writer.wait()
+        recorder = active_recorder()
+        if recorder is not None:
+            recorder.check_run_dir(self.storage.root)
         if self._config is not None:
             open_run(self._config, self.storage)
+
+    def _note_step(self, state: TrainState) -> None:
+        """Lets an audit, if one is under way, have the state before it is saved."""
+        recorder = active_recorder()
+        if recorder is not None:
+            recorder.end_step(state, wait=self._writer.wait)
 
     def _restored(
         self, state: TrainState, info: CheckpointInfo | None
@@ -286,6 +298,9 @@ class Checkpointer:
         self._is_restored = True
         self.committed_step = None if info is None else info.step
         self._last = LastSave(step=state.step, time=self._clock())
+        recorder = active_recorder()
+        if recorder is not None:
+            recorder.restored(state, is_new=info is None)
         return info
 
     def _check_may_save(self) -> None:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -118,6 +118,12 @@ class TrainState:
     def variables(self) -> list[Any]:
         """Returns every variable of the state, and those of each replica."""
         return [n.obj for n in self._graph().nodes if is_variable(n.obj)]
+
+    def readers(self) -> Iterator[tuple[Entry, Any, Callable[[], Any]]]:
+        """Yields every entry with the object it belongs to and what reads its value."""
+        graph = self._graph()
+        for entry, value in zip(self._entries(graph), graph.values, strict=True):
+            yield entry, value.node.obj, value.leaf.read
 
     def watch(self, *functions: Any) -> None:
         """Lets the first save refuse what these functions use and it does not hold.

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from models.dropout import DropoutKey, seed_key
 from models.transformer import build_transformer
+from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint import Checkpointer, CheckpointInfo
 from resumable_tf.data.dataset import RecordDataset, evaluation_batches
 from resumable_tf.data.pairs import VALIDATION
@@ -244,7 +245,8 @@ class _Session:
         breaks = [config.save_every_steps, config.eval_every_steps]
         return LoopPlan(
             stop_step=config.last_step,
-            steps_per_call=config.steps_per_call,
+            # An audit names the first step that differs.
+            steps_per_call=1 if active_recorder() else config.steps_per_call,
             breaks=[every for every in breaks if every],
             batches=batches,
             train_steps=timed,

@@ -19,6 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.auditing.log import BATCH, EPOCH
+from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.data.iterator_state import size_bytes
 from resumable_tf.errors import StateError
@@ -100,6 +102,10 @@ class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
         """Takes the values; TensorFlow calls it while restoring."""
         self.value = decode(string_value)
 
+    def fingerprint(self) -> bytes:
+        """Returns nothing: an audit compares the objects that the values belong to."""
+        return b""
+
 
 class FitSession:
     """Restores and saves one call of `fit`."""
@@ -177,6 +183,8 @@ class FitSession:
         )
         if self._restored is not None:
             self._callbacks.apply(self._restored["callbacks"])
+            if not self._values:
+                self._note_restored()
 
     def end_batch(self, batch: int, logs: Any) -> None:
         """Saves if it is due and can be exact here.
@@ -191,6 +199,7 @@ class FitSession:
         done = min(batch + 1, self._data.num_batches or batch + 1)
         self._state.step = self._epoch_start + done
         self._data.after_batch()
+        self._note_step(logs, BATCH)
         is_asked = self._stop is not None and self._stop.requested is not None
         is_due = self._is_postponed or is_asked
         is_due = is_due or self._checkpointer.should_save(self._state.step)
@@ -212,6 +221,7 @@ class FitSession:
             Preempted: If the process was asked to stop; the state is saved.
         """
         self._data.end_epoch()
+        self._note_step(logs, EPOCH)
         is_last = epoch + 1 >= self._call.epochs or self._model.stop_training
         is_due = self._is_postponed or self._settings.saves_epochs or is_last
         if is_due and _is_finite(logs):
@@ -284,6 +294,22 @@ class FitSession:
         if self._callbacks is not None and self._restored is not None:
             self._callbacks.apply(self._restored["callbacks"])
             set_global_random(self._restored["random"])
+        self._note_restored()
+
+    def _note_restored(self) -> None:
+        """Lets an audit have the callbacks as they are put back."""
+        recorder = active_recorder()
+        if recorder is not None:
+            recorder.live_restored(self._state)
+
+    def _note_step(self, logs: Any, phase: str) -> None:
+        """Lets an audit, if one is under way, have the state after a step."""
+        recorder = active_recorder()
+        if recorder is not None:
+            wait = self._checkpointer.wait
+            recorder.end_step(
+                self._state, wait=wait, phase=phase, logs=logs, has_extra=False
+            )
 
     def _can_save_inside(self, done: int) -> bool:
         """Returns whether more batches follow in this epoch, for certain."""

@@ -1,0 +1,1 @@
+"""The command `resumable-tf`, one file a sub-command; none imports TensorFlow."""
