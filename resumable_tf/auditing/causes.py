@@ -12,7 +12,8 @@ from resumable_tf.auditing.log import RANDOM, VALUE, VARIABLE, Record
 from resumable_tf.auditing.report import Cause
 from resumable_tf.auditing.suspects import Suspect
 
-_KINDS = {RANDOM: Cause.RANDOM, VARIABLE: Cause.VARIABLE, VALUE: Cause.VALUE}
+CAUSE_OF_KIND = {RANDOM: Cause.RANDOM, VARIABLE: Cause.VARIABLE, VALUE: Cause.VALUE}
+"""What it means that a value of a kind was not put back."""
 
 
 def cause_of_difference(
@@ -82,7 +83,7 @@ def cause_of_suspect(suspect: Suspect) -> tuple[Cause, str]:
     Args:
         suspect: The value.
     """
-    cause = _KINDS.get(suspect.kind, Cause.VALUE)
+    cause = CAUSE_OF_KIND.get(suspect.kind, Cause.VALUE)
     when = "was not put back" if suspect.was_lost else "differs after the resume"
     if suspect.name.startswith("the global generator"):
         advice = (

@@ -17,7 +17,7 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,20 @@ import numpy as np
 import tensorflow as tf
 
 from resumable_tf.auditing.log import RANDOM, VARIABLE
-from resumable_tf.auditing.tokens import Token, digest, token, variable_digest
-from resumable_tf.state.leaf import (
-    is_keras_variable,
-    is_variable,
-    tensorflow_variable,
+from resumable_tf.auditing.tokens import (
+    Token,
+    digest,
+    token,
+    variable_digest,
+    variables_in,
 )
+from resumable_tf.state.leaf import is_keras_variable
 from resumable_tf.state.python_values import encode
 
 _PACKAGE = str(Path(__file__).parent.parent)
 _FOREIGN = ("site-packages", "dist-packages", "__autograph_generated_file")
+_FUNCTION, _GENERATOR, _CLASS = "function", "generator", "class"
+_INSTANCE, _VARIABLE, _KERAS_VARIABLE = "instance", "variable", "Keras variable"
 _SEEDS = re.compile(r"seed_generator|StateVar")
 
 Slot = tuple[str, Any]
@@ -52,13 +56,12 @@ def live_values(
     """
     found: dict[str, Token] = {}
     claimed: set[int] = set()
-    objects = gc.get_objects()
+    objects = _interesting()
     for name, value in [*_frames(frame), *_modules(), *_held(objects)]:
         one = token(value, covered=covered)
-        if one is not None and one not in _of_name(found, name):
+        if one is not None and found.get(name) != one:
             found[_free(found, name)] = one
-        if one is not None and is_variable(value):
-            claimed.add(id(tensorflow_variable(value)))
+            claimed.update(map(id, variables_in(value)))
     for name, variable in _variables(objects):
         text = None if covered(variable) else variable_digest(variable)
         if text is not None and id(variable) not in claimed:
@@ -87,11 +90,6 @@ def _free(found: dict[str, Token], name: str) -> str:
     return free
 
 
-def _of_name(found: dict[str, Token], name: str) -> list[Token]:
-    """Returns what is known under a name; the same variable is met several times."""
-    return [found[name]] if name in found else []
-
-
 def _in(name: str, code: types.CodeType, function: str) -> str:
     return f"{name} in {function}() of {Path(code.co_filename).name}"
 
@@ -116,23 +114,19 @@ def _modules() -> Iterator[Slot]:
                     yield f"{name} of {Path(str(file)).name}", value
 
 
-def _held(objects: list[Any]) -> Iterator[Slot]:
+def _held(objects: Iterable[tuple[str, Any]]) -> Iterator[Slot]:
     """Yields what closures, generators, objects and classes of the user's hold."""
     cells: set[int] = set()
-    for obj in objects:
-        kind = type(obj)
-        if kind is types.FunctionType:
-            if is_users(obj.__code__.co_filename):
-                yield from _of_function(obj, cells)
-        elif kind is types.GeneratorType:
-            if obj.gi_frame is not None and is_users(obj.gi_code.co_filename):
-                for name, value in list(obj.gi_frame.f_locals.items()):
-                    yield _in(name, obj.gi_code, obj.gi_code.co_name), value
-        elif issubclass(kind, type):
-            if _module_file(obj) and not obj.__name__.startswith("_"):
-                yield from _attributes(obj, obj, dict(vars(obj)))
-        elif _module_file(kind) and hasattr(obj, "__dict__"):
-            yield from _attributes(obj, kind, dict(vars(obj)))
+    for kind, obj in objects:
+        if kind == _FUNCTION:
+            yield from _of_function(obj, cells)
+        elif kind == _GENERATOR:
+            for name, value in list(obj.gi_frame.f_locals.items()):
+                yield _in(name, obj.gi_code, obj.gi_code.co_name), value
+        elif kind == _CLASS and not obj.__name__.startswith("_"):
+            yield from _attributes(obj, dict(vars(obj)))
+        elif kind == _INSTANCE and hasattr(obj, "__dict__"):
+            yield from _attributes(type(obj), dict(vars(obj)))
 
 
 def _of_function(function: types.FunctionType, cells: set[int]) -> Iterator[Slot]:
@@ -154,16 +148,11 @@ def _of_function(function: types.FunctionType, cells: set[int]) -> Iterator[Slot
             yield f"{function.__name__}.{name} of {file}", value
 
 
-def _attributes(obj: Any, kind: Any, items: dict[str, Any]) -> Iterator[Slot]:
-    file = Path(str(_module_file(kind))).name
+def _attributes(kind: type, items: dict[str, Any]) -> Iterator[Slot]:
+    file = Path(str(_users_file(kind.__module__))).name
     for name, value in items.items():
         if isinstance(name, str) and not name.startswith("__"):
             yield f"{kind.__name__}.{name} of {file}", value
-
-
-def _module_file(kind: type) -> str | None:
-    """Returns the file of a class of the user's, None of other classes."""
-    return _users_file(str(getattr(kind, "__module__", None)))
 
 
 @functools.cache
@@ -174,22 +163,56 @@ def _users_file(name: str) -> str | None:
     return file if is_users(file) else None
 
 
-def _variables(objects: list[Any]) -> list[Slot]:
+def _variables(objects: Iterable[tuple[str, Any]]) -> list[Slot]:
     """Returns TensorFlow's variables with their names, in the order of creation."""
     paths: dict[int, str] = {}
-    variables: dict[int, Any] = {}
-    for obj in objects:
-        kind = type(obj)
-        if issubclass(kind, tf.Variable):
-            variables[id(obj)] = obj
-        elif _is_keras_kind(kind) and is_keras_variable(obj):
+    variables = []
+    for kind, obj in objects:
+        if kind == _VARIABLE:
+            variables.append(obj)
+        elif kind == _KERAS_VARIABLE and is_keras_variable(obj):
             paths[id(obj.value)] = getattr(obj, "path", obj.name)
-    ordered = sorted(variables.values(), key=_creation)
-    return [(f"variable {paths.get(id(v), v.name)}", v) for v in ordered]
+    variables.sort(key=_creation)
+    return [(f"variable {paths.get(id(v), v.name)}", v) for v in variables]
 
 
-def _is_keras_kind(kind: type) -> bool:
-    return hasattr(kind, "_serialize_to_tensors") and hasattr(kind, "value")
+def _interesting() -> list[tuple[str, Any]]:
+    """Returns the objects of the process that may hold something, with their sort.
+
+    There are some 300,000 objects; each costs one look at its type.
+    """
+    found = []
+    sorts: dict[type, str] = {}
+    for obj in gc.get_objects():
+        kind = type(obj)
+        sort = sorts.get(kind)
+        if sort is None:
+            sort = sorts[kind] = _sort_of(kind)
+        if sort == _FUNCTION:
+            is_ours = is_users(obj.__code__.co_filename)
+        elif sort == _GENERATOR:
+            is_ours = obj.gi_frame is not None and is_users(obj.gi_code.co_filename)
+        elif sort == _CLASS:
+            is_ours = _users_file(obj.__module__) is not None
+        else:
+            is_ours = bool(sort)
+        if is_ours:
+            found.append((sort, obj))
+    return found
+
+
+def _sort_of(kind: type) -> str:
+    if kind is types.FunctionType:
+        return _FUNCTION
+    if kind is types.GeneratorType:
+        return _GENERATOR
+    if issubclass(kind, type):
+        return _CLASS
+    if issubclass(kind, tf.Variable):
+        return _VARIABLE
+    if hasattr(kind, "_serialize_to_tensors") and hasattr(kind, "value"):
+        return _KERAS_VARIABLE
+    return _INSTANCE if _users_file(kind.__module__) else ""
 
 
 def _creation(variable: Any) -> int:

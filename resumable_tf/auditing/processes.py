@@ -17,7 +17,7 @@ from pathlib import Path
 from resumable_tf.auditing.log import Record, read_log
 from resumable_tf.auditing.report import AuditReport, Cause
 from resumable_tf.auditing.switch import Plan
-from resumable_tf.auditing.verdict import Logs, judge
+from resumable_tf.auditing.verdict import Logs, judge, judge_uninterrupted
 from resumable_tf.errors import UsageError
 
 RUN_DIR = "{run_dir}"
@@ -136,16 +136,16 @@ def audit_command(
 
 def _run_all(audit: _Audit, kill_at: Sequence[int]) -> AuditReport:
     whole = audit.run("whole", "whole")
-    processes = [
-        audit.run(f"killed-at-{step}", "killed", kill_at=step) for step in kill_at
-    ]
+    processes: list[list[Record]] = []
+    for step in kill_at:
+        processes.append(audit.run(f"killed-at-{step}", "killed", kill_at=step))
+        unstable = judge_uninterrupted(whole, processes[0])
+        if unstable is not None:
+            return unstable
     processes.append(audit.run("resumed", "killed"))
     logs = Logs(whole=whole, processes=processes)
     report = judge(logs)
-    if report.is_exact or report.cause in (
-        Cause.NOT_DETERMINISTIC,
-        Cause.NOTHING_COMMITTED,
-    ):
+    if report.is_certain:
         return report
     # Is it the resume, or would a second uninterrupted run differ as well?
     again = audit.run("again", "again")

@@ -39,6 +39,8 @@ class AuditReport:
         first_tensor: The first tensor, value or batch of it that differs.
         suspects: What lives in the process beside the state and was not put back, the
             most likely first.
+        is_certain: Whether the cause was seen, and not only inferred from what differs
+            afterwards.
         resumed_from: Step of the checkpoint of each resume.
         num_tensors: Values compared at a step.
         num_steps: Steps compared after a resume.
@@ -50,6 +52,7 @@ class AuditReport:
     first_step: int | None = None
     first_tensor: str | None = None
     suspects: Sequence[str] = ()
+    is_certain: bool = True
     resumed_from: Sequence[int] = ()
     num_tensors: int = 0
     num_steps: int = 0

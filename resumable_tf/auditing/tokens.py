@@ -19,8 +19,6 @@ import numpy as np
 import tensorflow as tf
 
 from resumable_tf.auditing.log import ARRAY, RANDOM, VALUE, VARIABLE
-from resumable_tf.errors import StateError
-from resumable_tf.state.keras_objects import variables_of
 from resumable_tf.state.leaf import (
     is_variable,
     replica_components,
@@ -33,7 +31,6 @@ Covered = Callable[[Any], bool]
 
 _MAX_BYTES, _MAX_ITEMS, _MAX_DEPTH = 4 << 20, 1000, 3
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_GENERATORS = {"SeedGenerator", "RandomSeedGenerator", "BaseRandomLayer"}
 _ORDER = (VALUE, ARRAY, VARIABLE, RANDOM)
 
 
@@ -131,22 +128,34 @@ def _container(value: Any, covered: Covered, depth: int) -> Token | None:
 
 
 def _variables(value: Any, covered: Covered) -> Token | None:
-    """Returns the token of an object by those of its variables that are not covered."""
+    """Returns the token of a variable or a generator that the state does not hold."""
     kind = RANDOM if is_generator(value) else VARIABLE
-    if isinstance(value, tf.random.Generator):
-        value = value.state
-    try:
-        variables = [value] if is_variable(value) else variables_of(value)
-    except (StateError, AttributeError, TypeError, ValueError, RuntimeError):
-        return None  # It is of another kind, or not built yet.
-    open_ = [v for v in variables if is_variable(v) and not covered(v)]
-    texts = [variable_digest(tensorflow_variable(v)) for v in open_]
+    texts = [variable_digest(v) for v in variables_in(value) if not covered(v)]
     known = [text for text in texts if text is not None]
     return (kind, digest(*known)) if known else None
+
+
+def variables_in(value: Any, *, depth: int = 0) -> list[Any]:
+    """Returns the TensorFlow variables that a value is, or is made of.
+
+    Args:
+        value: A variable, a random generator, or a container of these; all else has
+            none.
+        depth: How deep in containers it was found.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        if depth >= _MAX_DEPTH or len(value) > _MAX_ITEMS:
+            return []
+        return [v for item in value for v in variables_in(item, depth=depth + 1)]
+    if is_generator(value):
+        value = value.state
+    return [tensorflow_variable(value)] if is_variable(value) else []
 
 
 def is_generator(value: Any) -> bool:
     """Returns whether an object of TensorFlow or Keras draws random numbers."""
     if isinstance(value, tf.random.Generator):
         return True
-    return any(kind.__name__ in _GENERATORS for kind in type(value).__mro__)
+    return type(value).__name__ == "SeedGenerator"

@@ -10,7 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from resumable_tf.auditing.batch_order import find_shift
-from resumable_tf.auditing.causes import cause_of_difference, cause_of_suspect
+from resumable_tf.auditing.causes import (
+    CAUSE_OF_KIND,
+    cause_of_difference,
+    cause_of_suspect,
+)
 from resumable_tf.auditing.log import (
     RANDOM,
     RESTORED,
@@ -74,7 +78,16 @@ class _Resume:
         return [record for record in self.records if record.kind == STEP]
 
     def at_restore(self) -> dict[str, str]:
-        return {} if self.base is None else differing(self.restored, self.base)
+        """Returns what training had moved before the checkpoint, and is not there."""
+        base = self.base
+        if base is None:
+            return {}
+        begin = self.whole[0].live
+        return {
+            name: kind
+            for name, kind in differing(self.restored, base).items()
+            if name not in begin or list(begin[name]) != list(base.live[name])
+        }
 
 
 def judge(logs: Logs) -> AuditReport:
@@ -84,13 +97,12 @@ def judge(logs: Logs) -> AuditReport:
         logs: Of all processes; the last of `processes` has run to the end.
     """
     first = logs.processes[0]
-    pairs = _pairs(logs.whole, first)
-    unstable = _not_deterministic(pairs)
+    unstable = judge_uninterrupted(logs.whole, first)
     if unstable is None and logs.again is not None:
-        unstable = _not_deterministic(_pairs(logs.whole, logs.again))
+        unstable = judge_uninterrupted(logs.whole, logs.again)
     if unstable is not None:
         return unstable
-    noise = noisy_names(pairs)
+    noise = noisy_names(_pairs(logs.whole, first))
     steps, compared, resumes = [], 0, list(logs.processes[1:])
     for records in resumes:
         if not records or records[0].kind != RESTORED:
@@ -100,7 +112,7 @@ def judge(logs: Logs) -> AuditReport:
         report = _judge_resume(resume)
         if report is not None:
             return dataclasses.replace(report, resumed_from=tuple(steps))
-        compared += len(resume.steps)
+        compared += len({record.step for record in resume.steps})
     report = _judge_end(logs, steps) or _judge_beside(logs, noise)
     if report is not None:
         return dataclasses.replace(report, resumed_from=tuple(steps))
@@ -162,10 +174,14 @@ def _explain(
         shift=find_shift(_batches_of(resume), read, _num_read(resume)),
         found=found,
     )
+    is_inferred = cause is Cause.UNKNOWN or (
+        cause in CAUSE_OF_KIND.values() and not found[0].was_lost
+    )
     return AuditReport(
         is_exact=False,
         cause=cause,
         message=message,
+        is_certain=not is_inferred,
         first_step=record.step,
         first_tensor=_label(resume.whole, key),
         suspects=tuple(s.name for s in found[:_NUM_SUSPECTS]),
@@ -201,14 +217,22 @@ def _restored_other(resume: _Resume, key: str) -> AuditReport:
     )
 
 
-def _not_deterministic(pairs: Sequence[tuple[Record, Record]]) -> AuditReport | None:
-    """Returns a report if two runs differ that nothing has interrupted."""
-    for index, (one, other) in enumerate(pairs):
-        key = first_difference(one, other)
-        has_other_batch = list(one.batches) != list(other.batches)
+def judge_uninterrupted(
+    whole: Sequence[Record], other: Sequence[Record]
+) -> AuditReport | None:
+    """Returns a report if two runs differ that nothing has interrupted, else None.
+
+    Args:
+        whole: One of them.
+        other: Another; it may end earlier.
+    """
+    pairs = _pairs(whole, other)
+    for index, (one, twin) in enumerate(pairs):
+        key = first_difference(one, twin)
+        has_other_batch = list(one.batches) != list(twin.batches)
         if key is None and not has_other_batch:
             continue
-        before = [*pairs[:index], (one, other)]
+        before = [*pairs[:index], (one, twin)]
         found = noisy_names(before)
         kinds = {name: token[0] for name, token in one.live.items() if name in found}
         ranked = suspects(at_restore={}, after_step=kinds)

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.leaky_programs import exact_loop  # noqa: F401
+from helpers.leaky_programs import train_with_closure_counter
 from helpers.runs import train_args, write_corpus
+from typer.testing import CliRunner
 
+import resumable_tf as rtf
 from resumable_tf.auditing.processes import audit_command
 from resumable_tf.auditing.report import AuditReport, Cause
+from resumable_tf.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tests" / "helpers" / "leaky_programs.py"
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.crash
 FILE = "leaky_programs.py"
 
 # What is planted, the cause, and what must be named; the rest is slow.
-IN_SUITE = {"closure_counter", "data_from_the_start"}
+IN_SUITE = {"data_from_the_start"}
 LEAKS = {
     "dropout_seed": (Cause.RANDOM, f"noise in dropout_seed() of {FILE}"),
     "shuffle_without_seed": (Cause.NOT_DETERMINISTIC, "they read other batches"),
@@ -33,7 +36,7 @@ LEAKS = {
     "tensorflow_global": (Cause.RANDOM, "the global generator tf.random"),
     "metric_that_steers": (Cause.VARIABLE, "mean_loss"),
     "metric_beside": (Cause.VARIABLE, "mean_loss"),
-    "optimizer_slots": (Cause.VARIABLE, "adam/"),
+    "optimizer_slots": (Cause.VARIABLE, "variable adam/"),
     "batch_norm_statistics": (Cause.VARIABLE, "norm/moving"),
     "epoch_counter": (Cause.VALUE, f"COUNTERS of {FILE}"),
     "saved_before_counting": (Cause.OFF_BY_ONE, "trained step 5 once more"),
@@ -71,3 +74,86 @@ def test_a_planted_leak_is_named(name: str, tmp_path: Path) -> None:
     report = run(name, tmp_path / "audit")
     assert not report.is_exact
     assert (report.cause, named in report.message) == (cause, True), report
+
+
+def test_the_command_finds_a_loop_exact_after_two_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = ["audit", str(PROGRAM), "--steps", "13", "--keep", str(tmp_path / "kept")]
+    kills = ["--kill-at", "7", "--kill-at", "11"]
+    done = CliRunner().invoke(app, [*command, *kills, "--", "exact_loop"])
+    assert done.exit_code == 0, done.output
+    assert "exact after the resume from step 5, 10: " in done.output
+    assert (tmp_path / "kept" / "whole.jsonl").exists()
+
+
+def test_a_fit_is_found_exact(tmp_path: Path) -> None:
+    report = run("exact_fit", tmp_path / "audit")
+    assert report.is_exact, report
+    assert (report.resumed_from, report.num_steps) == ((5,), 5)
+
+
+@pytest.mark.slow
+def test_a_fit_killed_and_resumed_at_an_epochs_end_is_found_exact(
+    tmp_path: Path,
+) -> None:
+    report = audit_command(
+        [sys.executable, str(PROGRAM), "exact_fit_by_epochs"],
+        kill_at=[7, 14],
+        steps=20,
+        directory=tmp_path / "audit",
+        environment={"PYTHONPATH": str(ROOT)},
+    )
+    assert report.is_exact, report
+    assert report.resumed_from == (6, 12)
+
+
+@pytest.mark.slow
+def test_the_training_script_is_found_exact(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.tsv")
+    script = ROOT / "scripts" / "train_translation.py"
+    args = train_args(Path("{run_dir}"), corpus)
+    report = audit_command(
+        [sys.executable, str(script), *args],
+        kill_at=[7],
+        steps=14,
+        directory=tmp_path / "audit",
+        environment={"PYTHONPATH": str(ROOT)},
+    )
+    assert report.is_exact, report
+    assert report.resumed_from == (4,)
+    assert report.num_steps == 10
+
+
+def test_a_function_is_audited_and_its_leak_named() -> None:
+    report = rtf.audit(train_with_closure_counter, kill_at=7, steps=9)
+    assert (report.cause, report.first_step) == (Cause.VALUE, 6)
+    assert report.message.startswith(f"num_calls in closure_counter() of {FILE}")
+
+
+def test_a_function_that_no_other_process_finds_is_refused() -> None:
+    with pytest.raises(ValueError, match="with def at the top of a module"):
+        rtf.audit(lambda run_dir: None)
+
+
+@pytest.mark.slow
+def test_a_program_with_a_run_directory_of_its_own_is_not_touched(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import resumable_tf as rtf, tensorflow as tf\n"
+        "state = rtf.TrainState(v=tf.Variable(0.0))\n"
+        f"rtf.Checkpointer({str(tmp_path / 'own')!r}).restore_or_initialize(state)\n"
+    )
+    report = audit_command(
+        [sys.executable, str(program)],
+        kill_at=[1],
+        steps=2,
+        directory=tmp_path / "audit",
+        environment={"PYTHONPATH": str(ROOT)},
+    )
+    assert report.cause is Cause.FAILED
+    assert "pass {run_dir} among its arguments" in report.message
+    assert not (tmp_path / "own").exists()
