@@ -1,6 +1,6 @@
 """What an audited process writes: one line a training step, a hash for each value.
 
-    append(file, Record(kind=STEP, step=7, state={"model/...": "3f09..."}))
+    append("whole.jsonl", Record(kind=STEP, step=7, state={"model/...": "3f09..."}))
     for record in read_log("whole.jsonl"):
         record.step, record.state
 
@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 START, RESTORED, STEP = "start", "restored", "step"
 BATCH, EPOCH = "batch", "epoch"
@@ -47,10 +47,10 @@ class Record:
     num_replicas: int = 1
 
 
-def append(file: IO[str], record: Record) -> None:
+def append(path: str | Path, record: Record) -> None:
     """Writes one line; a SIGKILL afterwards does not lose it."""
-    file.write(json.dumps(dataclasses.asdict(record)) + "\n")
-    file.flush()
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(dataclasses.asdict(record)) + "\n")
 
 
 def read_log(path: str | Path) -> list[Record]:

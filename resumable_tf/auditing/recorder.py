@@ -40,13 +40,12 @@ class Recorder:
     """The log of one audited process."""
 
     def __init__(self, plan: Plan) -> None:
-        """Opens the log, and begins to watch the batches of `tf.data`.
+        """Begins to watch the batches of `tf.data`.
 
         Args:
             plan: Where to write and when to end.
         """
         self._plan = plan
-        self._file = open(plan.log, "a", encoding="utf-8")
         self._batches: list[str] = []
         self._labelled: set[str] = set()
         self._last_step = -1
@@ -87,7 +86,7 @@ class Recorder:
         live = live_values(
             covered=lambda v: _is_known(v, known), frame=sys._getframe(1)
         )
-        append(self._file, Record(kind=RESTORED, step=state.step, live=live))
+        append(self._plan.log, Record(kind=RESTORED, step=state.step, live=live))
 
     def end_step(
         self,
@@ -156,7 +155,7 @@ class Recorder:
             ),
         )
         self._batches.clear()
-        append(self._file, record)
+        append(self._plan.log, record)
 
     def _values(self, state: TrainState) -> tuple[dict[str, str], dict[str, str]]:
         """Returns the hash and the readable name of each value of the state."""

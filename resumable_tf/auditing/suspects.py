@@ -3,7 +3,8 @@
     noise = noisy_names(first_process, whole)
     suspects(base, restored, first, first_of_whole, noise=noise)
 
-A value that was not put back differs right after the restore and after the next step.
+A value that was not put back differs right after the restore, and mostly after the next
+step too; a buffer that was emptied by then differs no more.
 One that differs between two runs that nothing interrupted (a clock, a process id) says
 nothing.
 """
@@ -66,14 +67,17 @@ def suspects(
     """
     found = [
         Suspect(name, kind, was_lost=name in at_restore)
-        for name, kind in after_step.items()
+        for name, kind in {**after_step, **at_restore}.items()
         if name not in noise
     ]
-    return sorted(
-        found, key=lambda s: (not s.was_lost, _RANKS.index(s.kind), _place(s))
-    )
 
+    def rank(suspect: Suspect) -> tuple[bool, bool, int, bool]:
+        return (
+            not suspect.was_lost,
+            suspect.name not in after_step,
+            _RANKS.index(suspect.kind),
+            # What a program may own comes before what belongs to everybody.
+            suspect.name.startswith("the global generator"),
+        )
 
-def _place(suspect: Suspect) -> int:
-    """Ranks what a program may own before what belongs to everybody."""
-    return int(suspect.name.startswith("the global generator"))
+    return sorted(found, key=rank)

@@ -300,7 +300,7 @@ def _judge_beside(logs: Logs, noise: set[str]) -> AuditReport | None:
         for suspect in suspects(
             at_restore=resume.at_restore(), after_step=end, noise=noise
         )
-        if suspect.kind == VARIABLE and suspect.was_lost
+        if suspect.kind == VARIABLE and suspect.was_lost and suspect.name in end
     ]
     if not found:
         return None

@@ -109,7 +109,7 @@ def test_the_fit_of_the_readme_trains_once_and_then_is_finished(tmp_path: Path) 
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> None:
-    (block,) = _blocks(README, "bash")
+    block, _ = _blocks(README, "bash")
     commands = [
         line.replace("runs/", f"{shlex.quote(str(tmp_path))}/")
         for line in block.splitlines()
@@ -123,6 +123,15 @@ def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> Non
     assert "runs/demo/checkpoints" in snippet
     local = snippet.replace("runs/", f"{tmp_path}/")
     assert "model/decoder_norm" in _shell(f"python -c {shlex.quote(local)}")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_audit_of_the_readme_finds_its_program_exact() -> None:
+    _, command = _blocks(README, "bash")
+    line = re.search(r"^    (exact after .*)$", README, flags=re.M)
+    assert line is not None
+    assert line.group(1) in _shell(command.strip())
 
 
 @pytest.mark.e2e

@@ -103,6 +103,16 @@ def test_what_differs_without_an_interruption_is_no_suspect() -> None:
     assert (report.cause, report.suspects) == (Cause.UNKNOWN, ())
 
 
+def test_a_buffer_that_is_emptied_in_the_next_step_is_named() -> None:
+    full = [at(step, sum=("variable", f"m{step % 5}")) for step in range(LAST + 1)]
+    last = [
+        restored(sum=("variable", "m0")),
+        dataclasses.replace(at(5, sum=("variable", "m0")), state={"weights": "other"}),
+    ]
+    report = judge(Logs(full, [full[: KILLED + 1], last]))
+    assert (report.cause, report.suspects) == (Cause.VARIABLE, ("sum",))
+
+
 def test_what_training_does_not_move_was_not_lost() -> None:
     full = [
         at(step, rng=("random", "r"), rate=("value", f"v{step}"))
@@ -243,9 +253,9 @@ def test_a_shift_is_only_seen_where_batches_differ() -> None:
 
 def test_a_log_is_read_up_to_a_line_that_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with path.open("w") as file:
-        append(file, at(1, rng=("random", "r")))
-        append(file, at(2))
+    append(path, at(1, rng=("random", "r")))
+    append(path, at(2))
+    with path.open("a") as file:
         file.write('{"kind": "st')
     first, second = read_log(path)
     assert (first.step, second.step) == (1, 2)
