@@ -32,7 +32,6 @@ from resumable_tf.auditing.tokens import (
     variable_digest,
     variables_in,
 )
-from resumable_tf.state.leaf import is_keras_variable
 from resumable_tf.state.python_values import encode
 
 _PACKAGE = str(Path(__file__).parent.parent)
@@ -121,7 +120,9 @@ def _held(objects: Iterable[tuple[str, Any]]) -> Iterator[Slot]:
         if kind == _FUNCTION:
             yield from _of_function(obj, cells)
         elif kind == _GENERATOR:
-            for name, value in list(obj.gi_frame.f_locals.items()):
+            # Another thread may have ended it just now.
+            inside = obj.gi_frame.f_locals if obj.gi_frame is not None else {}
+            for name, value in list(inside.items()):
                 yield _in(name, obj.gi_code, obj.gi_code.co_name), value
         elif kind == _CLASS and not obj.__name__.startswith("_"):
             yield from _attributes(obj, dict(vars(obj)))
@@ -165,15 +166,18 @@ def _users_file(name: str) -> str | None:
 
 def _variables(objects: Iterable[tuple[str, Any]]) -> list[Slot]:
     """Returns TensorFlow's variables with their names, in the order of creation."""
-    paths: dict[int, str] = {}
+    paths: dict[int, str | None] = {}
     variables = []
     for kind, obj in objects:
         if kind == _VARIABLE:
             variables.append(obj)
-        elif kind == _KERAS_VARIABLE and is_keras_variable(obj):
-            paths[id(obj.value)] = getattr(obj, "path", obj.name)
-    variables.sort(key=_creation)
-    return [(f"variable {paths.get(id(v), v.name)}", v) for v in variables]
+        elif kind == _KERAS_VARIABLE:
+            # Past its property, which would call the initializer of an unbuilt one.
+            paths[id(getattr(obj, "_value", None))] = getattr(obj, "path", None)
+    # Another thread may be making one just now, without a name yet.
+    named = [(paths.get(id(v)) or getattr(v, "name", None), v) for v in variables]
+    found = [(f"variable {name}", variable) for name, variable in named if name]
+    return sorted(found, key=lambda slot: _creation(slot[1]))
 
 
 def _interesting() -> list[tuple[str, Any]]:

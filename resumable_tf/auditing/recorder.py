@@ -101,8 +101,8 @@ class Recorder:
 
         Args:
             state: The live objects.
-            wait: Waits for the save in flight, so that the step which is resumed from
-                does not depend on chance.
+            wait: Waits for the save in flight, so that neither what is found nor the
+                step which is resumed from depends on chance.
             phase: Which of the records of this step it is.
             logs: Numbers to compare besides.
             has_extra: Whether `state.extra` is the program's own.
@@ -110,13 +110,13 @@ class Recorder:
         if state.step == self._last_step and phase == BATCH:
             return
         self._last_step = state.step
+        # What the writer's thread makes for a while is none of the program's.
+        wait()
         frame = sys._getframe(1)
         self._write(STEP, state, frame, phase=phase, logs=logs, has_extra=has_extra)
         if self._plan.kill_at is not None and state.step >= self._plan.kill_at:
-            wait()
             os.kill(os.getpid(), signal.SIGKILL)
         if state.step >= self._plan.stop_at:
-            wait()
             sys.stdout.flush()
             sys.stderr.flush()
             # An exception could be caught, and the program would go on.
