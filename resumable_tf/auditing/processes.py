@@ -92,8 +92,9 @@ class _Audit:
         if code != expected:
             text = (self._directory / f"{name}.txt").read_text(errors="replace")
             tail = "\n".join(text.strip().splitlines()[-_NUM_LINES:])
+            when = "before its first step" if last is None else f"after step {last}"
             raise _ProgramFailed(
-                f"{name}: the program ended with code {code} after step {last}:\n{tail}"
+                f"{name}: the program ended with code {code} {when}:\n{tail}"
             )
 
 

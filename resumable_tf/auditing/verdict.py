@@ -151,8 +151,6 @@ def _judge_resume(resume: _Resume) -> AuditReport | None:
         if match is None:
             continue
         key = first_difference(record, match)
-        if key is None and list(record.batches) != list(match.batches):
-            key = "the batch"
         if key is not None:
             return _explain(resume, record, match, key=key, read=read)
     return None
@@ -227,10 +225,11 @@ def judge_uninterrupted(
         other: Another; it may end earlier.
     """
     pairs = _pairs(whole, other)
+    has_other_batch = False
     for index, (one, twin) in enumerate(pairs):
         key = first_difference(one, twin)
-        has_other_batch = list(one.batches) != list(twin.batches)
-        if key is None and not has_other_batch:
+        has_other_batch |= list(one.batches) != list(twin.batches)
+        if key is None:
             continue
         before = [*pairs[:index], (one, twin)]
         found = noisy_names(before)
@@ -243,7 +242,7 @@ def judge_uninterrupted(
             cause=Cause.NOT_DETERMINISTIC,
             message=_unstable_message(one, has_other_batch, lost),
             first_step=one.step,
-            first_tensor=_label(whole, key) if key else "the batch",
+            first_tensor=_label(whole, key),
             suspects=tuple(s.name for s in lost[:_NUM_SUSPECTS]),
         )
     return None

@@ -387,6 +387,8 @@ def fit_refused() -> None:
 
 if __name__ == "__main__":
     name = sys.argv[1]
+    if not hasattr(keras, "ops"):  # tf_keras
+        keras.backend.experimental.enable_tf_random_generator()
     if name != "shuffle_without_seed":
         keras.utils.set_random_seed(5)
     globals()[name]()

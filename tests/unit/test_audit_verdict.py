@@ -140,10 +140,14 @@ def test_a_variable_that_is_lost_for_good_counts_although_nothing_follows() -> N
 
 
 def test_runs_that_differ_before_the_kill_are_not_deterministic() -> None:
-    killed = [*whole()[:2], dataclasses.replace(at(2), batches=["other"])]
+    changed = dataclasses.replace(at(2), batches=["x"], state={"weights": "other"})
+    killed = [*whole()[:2], changed]
     report = judged(resumed(), processes=[killed, resumed()])
     assert report.cause is Cause.NOT_DETERMINISTIC
-    assert (report.first_step, report.first_tensor) == (2, "the batch")
+    assert (report.first_step, report.first_tensor) == (
+        2,
+        "model: dense/kernel (weights)",
+    )
     assert (
         "Give shuffle and every random generator of the data a seed" in report.message
     )
@@ -153,6 +157,10 @@ def test_runs_that_differ_before_the_kill_are_not_deterministic() -> None:
     killed = [*whole()[:2], dataclasses.replace(at(2), state={"weights": "other"})]
     report = judged(resumed(), processes=[killed, resumed()])
     assert "enable_op_determinism" in report.message
+
+
+def test_another_batch_counts_only_if_a_tensor_depends_on_it() -> None:
+    assert judged(resumed(batches=["looked at, not trained on"])).is_exact
 
 
 def test_a_second_uninterrupted_run_shows_what_differs_after_the_kill() -> None:
