@@ -1,11 +1,24 @@
 """Settings of all tests: quiet TensorFlow, and hypothesis without time limits."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
+from helpers.fake_gcs import FakeGcs
 from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Otherwise gcsfs asks a gRPC service, which no emulator has, at every call.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 # Two busy cores: a slow example is no failure. The same examples at every start.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+@pytest.fixture
+def fake_gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGcs]:
+    """A Google Cloud Storage of our own, which gs:// URLs lead to."""
+    with FakeGcs() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from resumable_tf.storage.protocol import CHUNK_BYTES
 
 _PARTIAL_PREFIX = ".partial-"
+_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -90,6 +93,33 @@ class LocalStorage:
                 os.replace(partial, target)
         _sync_directory(os.path.dirname(target))
 
+    def read_version(self, name: str) -> tuple[bytes, str]:
+        """Returns the whole file and its digest."""
+        data = self.read_bytes(name)
+        return data, hashlib.sha256(data).hexdigest()
+
+    def replace(self, name: str, data: bytes, *, version: str) -> str:
+        """Writes over one version of a file, and no other.
+
+        Raises:
+            FileExistsError: If the file is of another version or gone.
+        """
+        if not self.exists(name):
+            raise FileExistsError(errno.EEXIST, "gone", self.locate(name))
+        with self._exclusive(name, version):
+            self.write_bytes(name, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def delete_version(self, name: str, *, version: str) -> None:
+        """Deletes one version of a file; one that is not there is no error.
+
+        Raises:
+            FileExistsError: If the file is of another version.
+        """
+        if self.exists(name):
+            with self._exclusive(name, version):
+                self.delete(name)
+
     def move(self, source: str, target: str) -> None:
         """Renames a file atomically, over what is there."""
         old, new = self.locate(source), self.locate(target)
@@ -147,6 +177,34 @@ class LocalStorage:
             if os.path.basename(path).startswith(_PARTIAL_PREFIX):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+
+    @contextlib.contextmanager
+    def _exclusive(self, name: str, version: str) -> Iterator[None]:
+        """Keeps others from writing versions meanwhile; compares the one there is.
+
+        The lock is on the directory, so that it leaves no file behind. The kernel
+        opens it when the process dies. File systems without locks go without.
+
+        Raises:
+            FileExistsError: If the file is of another version.
+        """
+        path = os.path.dirname(self.locate(name))
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            try:
+                found = self.read_version(name)[1]
+            except FileNotFoundError:
+                found = ""
+            if found != version:
+                raise FileExistsError(errno.EEXIST, "changed", self.locate(name))
+            yield
+        finally:
+            os.close(descriptor)
 
     def _walk(self, directory: str) -> Iterator[str]:
         for folder, _, files in os.walk(self.locate(directory)):

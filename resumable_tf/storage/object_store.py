@@ -5,33 +5,52 @@
     storage.create("checkpoints/ckpt-7.manifest.json", manifest)
 
 An object appears as a whole or not at all. `create` is one conditional request (on
-Google Cloud Storage `ifGenerationMatch=0`), so two writers can't both succeed.
+Google Cloud Storage `ifGenerationMatch=0`), so two writers can't both succeed. What
+fails for a passing reason is tried again, see `RetryPolicy`.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import fsspec
 import google_crc32c
 
+from resumable_tf.storage import gcs
 from resumable_tf.storage.protocol import CHUNK_BYTES
+from resumable_tf.storage.retry import RetryPolicy, UploadChangedError
+
+_UPLOAD_CHUNK_BYTES = 16 * 2**20
+"""Held in memory, and sent again if it is lost; a multiple of 256 KiB."""
+_NUM_PARALLEL_READS = 4
+_T = TypeVar("_T")
 
 
 class ObjectStorage:
     """Objects below a URL; see `Storage`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
         """Remembers the URL; the connection is made at first use.
 
         Args:
             url: For instance "gs://bucket/run" or "memory://run".
+            options: For fsspec's file system, such as "endpoint_url" and "token".
+            retry: How often to try; None takes the default.
         """
         self._url = url.rstrip("/")
+        self._options = dict(options or {})
+        self._retry = retry or RetryPolicy()
         self._opened: tuple[Any, str] | None = None
 
     @property
@@ -53,19 +72,31 @@ class ObjectStorage:
     def read_bytes(self, name: str) -> bytes:
         """Returns the whole object."""
         files, path = self._at(name)
-        return bytes(files.cat_file(path))
+        return bytes(self._try("reading", name, lambda: files.cat_file(path)))
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
-        """Yields the object in pieces."""
+        """Yields the object in pieces, a few of them fetched at a time."""
         files, path = self._at(name)
-        with files.open(path, "rb", block_size=CHUNK_BYTES) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield bytes(chunk)
+        info = self._stat(name)
+        # All pieces are of one generation, even if the object is replaced meanwhile.
+        pinned = {"generation": info["generation"]} if gcs.is_gcs(files) else {}
+        size, window = int(info["size"]), CHUNK_BYTES * _NUM_PARALLEL_READS
+        for begin in range(0, size, window):
+            starts = list(range(begin, min(begin + window, size), CHUNK_BYTES))
+            ends = [min(start + CHUNK_BYTES, size) for start in starts]
+            pieces = self._try(
+                "reading",
+                name,
+                lambda starts=starts, ends=ends: files.cat_ranges(  # type: ignore[misc]
+                    [path] * len(starts), starts, ends, on_error="raise", **pinned
+                ),
+            )
+            yield from map(bytes, pieces)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces an object."""
         files, path = self._at(name)
-        files.pipe_file(path, data)
+        self._try("writing", name, lambda: files.pipe_file(path, data))
 
     def upload(self, name: str, path: str) -> None:
         """Copies the local file `path` to `name` and compares what has arrived.
@@ -74,17 +105,24 @@ class ObjectStorage:
             OSError: If the object's length or checksum is not the file's.
         """
         files, target = self._at(name)
-        files.put_file(path, target)
-        info = files.info(target)
-        expected_size = os.stat(path).st_size
-        if info["size"] != expected_size:
-            raise OSError(
-                f"{self.locate(name)} has {info['size']} bytes after the upload of "
-                f"{expected_size}"
-            )
-        stored = info.get("crc32c")  # Google Cloud Storage's own, in base64.
-        if stored is not None and stored != _base64_crc32c(path):
-            raise OSError(f"{self.locate(name)} was changed by its upload: {stored}")
+        chunks = {"chunksize": _UPLOAD_CHUNK_BYTES} if gcs.is_gcs(files) else {}
+        size, checksum = os.stat(path).st_size, _base64_crc32c(path)
+
+        def send() -> None:
+            files.put_file(path, target, **chunks)
+            info = self._info(files, target)
+            if info["size"] != size:
+                raise UploadChangedError(
+                    f"{self.locate(name)} has {info['size']} bytes after the upload of "
+                    f"{size}"
+                )
+            # Google Cloud Storage's own checksum, in base64.
+            if info.get("crc32c", checksum) != checksum:
+                raise UploadChangedError(
+                    f"{self.locate(name)} was changed by its upload: {info['crc32c']}"
+                )
+
+        self._try("uploading", name, send)
 
     def create(self, name: str, data: bytes) -> None:
         """Writes an object that must not exist yet, in one conditional request.
@@ -94,41 +132,101 @@ class ObjectStorage:
         """
         files, path = self._at(name)
         try:
-            files.pipe_file(path, data, mode="create")
+            self._try(
+                "creating", name, lambda: files.pipe_file(path, data, mode="create")
+            )
         except FileExistsError:
-            # A request that succeeded but whose answer was lost is sent again by
-            # the client and then finds its own object.
+            # A request that succeeded but whose answer was lost is sent again and
+            # then finds its own object.
             if self.read_bytes(name) != data:
                 raise
+
+    def read_version(self, name: str) -> tuple[bytes, str]:
+        """Returns the whole object and its generation; elsewhere a digest."""
+        files, path = self._at(name)
+        if gcs.is_gcs(files):
+            return self._try("reading", name, lambda: gcs.read_version(files, path))
+        data = self.read_bytes(name)
+        return data, hashlib.sha256(data).hexdigest()
+
+    def replace(self, name: str, data: bytes, *, version: str) -> str:
+        """Writes over one version of an object.
+
+        One conditional request on Google Cloud Storage; a look and a write, between
+        which another may write, on other stores.
+
+        Raises:
+            FileExistsError: If the object is not of that version, or not there.
+        """
+        files, path = self._at(name)
+        if not gcs.is_gcs(files):
+            if not self.exists(name):
+                raise FileExistsError(f"{self.locate(name)} is gone")
+            self._expect(name, version)
+            self.write_bytes(name, data)
+            return hashlib.sha256(data).hexdigest()
+        try:
+            return self._try(
+                "replacing",
+                name,
+                lambda: gcs.replace(files, path, data, generation=version),
+            )
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                found, generation = self.read_version(name)
+                if found == data:  # The answer to our own request was lost.
+                    return generation
+            raise
+
+    def delete_version(self, name: str, *, version: str) -> None:
+        """Deletes one version of an object; one that is not there is no error.
+
+        Raises:
+            FileExistsError: If the object is of another version.
+        """
+        files, path = self._at(name)
+        with contextlib.suppress(FileNotFoundError):
+            if gcs.is_gcs(files):
+                self._try(
+                    "deleting",
+                    name,
+                    lambda: gcs.delete_version(files, path, generation=version),
+                )
+            else:
+                self._expect(name, version)
+                self.delete(name)
 
     def move(self, source: str, target: str) -> None:
         """Copies an object, then deletes the old one."""
         files, path = self._at(source)
         _, new_path = self._at(target)
-        files.cp_file(path, new_path)
-        files.rm_file(path)
+        self._try("copying", source, lambda: files.cp_file(path, new_path))
+        self.delete(source)
 
     def delete(self, name: str) -> None:
         """Deletes an object; one that is not there is no error."""
         files, path = self._at(name)
         with contextlib.suppress(FileNotFoundError):
-            files.rm_file(path)
+            self._try("deleting", name, lambda: files.rm_file(path))
 
     def exists(self, name: str) -> bool:
         """Returns whether the object exists."""
-        files, path = self._at(name)
-        return bool(files.isfile(path))
+        # Not `isfile`: to fsspec every error, a lost connection too, means no.
+        try:
+            return bool(self._stat(name).get("type", "file") == "file")
+        except FileNotFoundError:
+            return False
 
     def size(self, name: str) -> int:
         """Returns the object's length in bytes."""
-        files, path = self._at(name)
-        return int(files.info(path)["size"])
+        return int(self._stat(name)["size"])
 
     def list(self, directory: str) -> list[str]:
         """Returns the names of all objects below `directory`, sorted."""
         files, path = self._at(directory)
         _, root = self._at("")
-        return sorted(found[len(root) :].lstrip("/") for found in files.find(path))
+        found = self._try("listing", directory, lambda: files.find(path))
+        return sorted(name[len(root) :].lstrip("/") for name in found)
 
     def sync(self, name: str) -> None:
         """Does nothing: an object is durable when its upload returns."""
@@ -136,12 +234,30 @@ class ObjectStorage:
     def remove_partial_writes(self, directory: str) -> None:
         """Does nothing: an unfinished upload is never visible."""
 
+    def _try(self, verb: str, name: str, work: Callable[[], _T]) -> _T:
+        return self._retry.run(work, what=f"{verb} {self.locate(name)}")
+
+    def _stat(self, name: str) -> Mapping[str, Any]:
+        files, path = self._at(name)
+        return self._try("looking at", name, lambda: self._info(files, path))
+
+    def _info(self, files: Any, path: str) -> Mapping[str, Any]:
+        info = gcs.stat(files, path) if gcs.is_gcs(files) else files.info(path)
+        return dict(info)
+
+    def _expect(self, name: str, version: str) -> None:
+        _, found = self.read_version(name)
+        if found != version:
+            raise FileExistsError(f"{self.locate(name)} is not of version {version}")
+
     def _at(self, name: str) -> tuple[Any, str]:
         """Returns the file system and the path that it knows `name` by."""
         if self._opened is None:
             # gcsfs caches listings forever by default, and would not see what
             # another process has written.
-            files, root = fsspec.core.url_to_fs(self._url, use_listings_cache=False)
+            files, root = fsspec.core.url_to_fs(
+                self._url, use_listings_cache=False, **self._options
+            )
             self._opened = files, root.rstrip("/")
         files, root = self._opened
         return files, f"{root}/{name}" if name else root

@@ -59,6 +59,27 @@ class Storage(Protocol):
             FileExistsError: If `name` exists; it is left as it is.
         """
 
+    def read_version(self, name: str) -> tuple[bytes, str]:
+        """Returns the whole file, and a text that stands for this version of it."""
+
+    def replace(self, name: str, data: bytes, *, version: str) -> str:
+        """Writes over one version of a file, and no other.
+
+        Returns:
+            The new version.
+
+        Raises:
+            FileExistsError: If the file is of another version or gone; it is left as
+                it is.
+        """
+
+    def delete_version(self, name: str, *, version: str) -> None:
+        """Deletes one version of a file; one that is not there is no error.
+
+        Raises:
+            FileExistsError: If the file is of another version; it is left as it is.
+        """
+
     def move(self, source: str, target: str) -> None:
         """Gives a file another name, replacing what is there.
 

@@ -14,10 +14,13 @@ from resumable_tf.checkpoint.state_file import parse_steps
 from resumable_tf.storage import open_storage
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "gs"])
 def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "run")
+    if request.param == "gs":
+        request.getfixturevalue("fake_gcs")
+        return "gs://bucket/runs/one"
     return f"memory://checkpoints-{uuid4().hex}/run"
 
 

@@ -11,10 +11,13 @@ from resumable_tf.storage import Storage, open_storage
 from resumable_tf.storage.protocol import CHUNK_BYTES
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "gs"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return open_storage(str(tmp_path / "run"))
+    if request.param == "gs":
+        request.getfixturevalue("fake_gcs")
+        return open_storage("gs://bucket/runs/one")
     return open_storage(f"memory://contract-{uuid4().hex}/run")
 
 
@@ -68,7 +71,7 @@ def test_create_refuses_what_exists_and_leaves_it(storage: Storage) -> None:
     assert storage.list("") == ["commit"]
 
 
-@pytest.mark.parametrize("method", ["read_bytes", "size"])
+@pytest.mark.parametrize("method", ["read_bytes", "size", "read_version"])
 def test_missing_files_raise_file_not_found(storage: Storage, method: str) -> None:
     with pytest.raises(FileNotFoundError):
         getattr(storage, method)("nothing/here")
@@ -112,6 +115,40 @@ def test_move_renames_and_replaces(storage: Storage) -> None:
     storage.move("a", "deep/down/b")
     assert storage.read_bytes("deep/down/b") == b"new"
     assert storage.list("") == ["deep/down/b"]
+
+
+def test_replace_writes_over_the_version_that_was_read(storage: Storage) -> None:
+    storage.create("a", b"1")
+    data, version = storage.read_version("a")
+    assert data == b"1"
+    newer = storage.replace("a", b"2", version=version)
+    assert storage.read_version("a") == (b"2", newer)
+    assert newer != version
+
+
+def test_replace_refuses_another_version_and_leaves_it(storage: Storage) -> None:
+    storage.create("a", b"1")
+    _, version = storage.read_version("a")
+    storage.write_bytes("a", b"2")
+    with pytest.raises(FileExistsError):
+        storage.replace("a", b"3", version=version)
+    assert storage.read_bytes("a") == b"2"
+    storage.delete("a")
+    with pytest.raises(FileExistsError):
+        storage.replace("a", b"3", version=version)
+    assert not storage.exists("a")
+
+
+def test_delete_version_refuses_another_version(storage: Storage) -> None:
+    storage.create("a", b"1")
+    _, old = storage.read_version("a")
+    version = storage.replace("a", b"2", version=old)
+    with pytest.raises(FileExistsError):
+        storage.delete_version("a", version=old)
+    assert storage.read_bytes("a") == b"2"
+    storage.delete_version("a", version=version)
+    storage.delete_version("a", version=version)
+    assert not storage.exists("a")
 
 
 def test_sync_and_remove_partial_writes_leave_files_alone(storage: Storage) -> None:

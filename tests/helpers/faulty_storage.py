@@ -79,6 +79,19 @@ class FaultyStorage:
         is_cut = self._operate("create", name)
         self._storage.create(name, data[: len(data) // 2] if is_cut else data)
 
+    def read_version(self, name: str) -> tuple[bytes, str]:
+        self._operate("read_version", name)
+        return self._storage.read_version(name)
+
+    def replace(self, name: str, data: bytes, *, version: str) -> str:
+        is_cut = self._operate("replace", name)
+        data = data[: len(data) // 2] if is_cut else data
+        return self._storage.replace(name, data, version=version)
+
+    def delete_version(self, name: str, *, version: str) -> None:
+        self._operate("delete_version", name)
+        self._storage.delete_version(name, version=version)
+
     def move(self, source: str, target: str) -> None:
         self._operate("move", source)
         self._storage.move(source, target)

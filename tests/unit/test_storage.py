@@ -9,6 +9,7 @@ import pytest
 
 from resumable_tf.errors import UsageError
 from resumable_tf.storage import LocalStorage, ObjectStorage, open_storage
+from resumable_tf.storage.retry import RetryPolicy
 
 
 def test_open_storage_tells_paths_from_urls(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_gcs_listings_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_upload_notices_an_object_that_arrived_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = ObjectStorage("memory://changed/run")
+    storage = ObjectStorage("memory://changed/run", retry=RetryPolicy(num_attempts=1))
     source = tmp_path / "source"
     source.write_bytes(b"contents")
     files, _ = storage._at("")
