@@ -107,6 +107,27 @@ class SaveError(ResumableError, OSError):
     """A checkpoint could not be written; the ones before it are intact."""
 
 
+class FencedOffError(SaveError):
+    """Another process writes to the run now; this one can't commit any more."""
+
+
+class RunInUseError(ResumableError, BlockingIOError):
+    """Another process, which is alive, writes to the run.
+
+    Attributes:
+        host: Name of its machine.
+        pid: Its process number there.
+        since: When it began, in seconds since 1970.
+    """
+
+    def __init__(self, message: str, *, host: str, pid: int, since: float) -> None:
+        """Stores who it is beside the message."""
+        super().__init__(message)
+        self.host = host
+        self.pid = pid
+        self.since = since
+
+
 class StateError(ResumableError, TypeError):
     """Something that changes during training can't be saved as it is."""
 

@@ -44,7 +44,13 @@ _BOOKKEEPING = {
 }
 
 
-def write_bundle(snapshot: Snapshot, storage: Storage, draft: Manifest) -> Manifest:
+def write_bundle(
+    snapshot: Snapshot,
+    storage: Storage,
+    draft: Manifest,
+    *,
+    before_commit: Callable[[], None] = lambda: None,
+) -> Manifest:
     """Writes and commits a checkpoint.
 
     Args:
@@ -52,6 +58,8 @@ def write_bundle(snapshot: Snapshot, storage: Storage, draft: Manifest) -> Manif
         storage: The run directory. If it is no local one, the bundle is written to a
             temporary directory and uploaded.
         draft: The manifest, but for files, inventory and topology.
+        before_commit: Called right before the manifest is written; what it raises
+            keeps it from being written.
 
     Returns:
         The manifest as committed.
@@ -78,6 +86,7 @@ def write_bundle(snapshot: Snapshot, storage: Storage, draft: Manifest) -> Manif
                 inventory=inventory,
                 topology={"num_replicas": snapshot.num_replicas},
             )
+            before_commit()
             storage.create(manifest_name(draft.step), manifest.to_bytes())
             committed.append(manifest)
 

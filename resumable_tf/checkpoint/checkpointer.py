@@ -23,6 +23,7 @@ from resumable_tf.checkpoint.bundle import write_bundle
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.draft import draft_manifest
 from resumable_tf.checkpoint.layout import SUPERSEDED
+from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.policy import (
     AnyOf,
@@ -93,6 +94,7 @@ class Checkpointer:
         self._clock = clock
         self._asynchronous = asynchronous
         self._catalog = Catalog(self.storage)
+        self._lease = Lease(self.storage)
         self._writer = Writer(is_nice=asynchronous)
         self._last = LastSave(step=0, time=clock())
 
@@ -101,7 +103,7 @@ class Checkpointer:
 
         Sets `state.step` and `state.extra`. The newest checkpoint whose files verify
         counts; damaged ones are moved to `checkpoints/quarantine`, with the reason
-        in the log.
+        in the log. From here to `close` no other process can save to the run.
 
         Args:
             state: The live objects; not touched unless all of them fit.
@@ -114,8 +116,10 @@ class Checkpointer:
             CheckpointMismatchError: If the live objects are others than the saved.
             ConfigMismatchError: If the run was begun with other settings.
             DataMismatchError: If the data is not the saved one.
+            RunInUseError: If another process saves to the run and is alive.
         """
         self._begin()
+        self._lease.take()
         self._catalog.clean()
         self._catalog.check_state_file()
         info = restore_newest(self._catalog, self.storage, state, quarantines=True)
@@ -204,6 +208,7 @@ class Checkpointer:
         Raises:
             SaveError: If the save before has failed; or, without `asynchronous`,
                 this one.
+            RunInUseError: If another process saves to the run and is alive.
             StateError: If something that changes can't be saved.
             TypeError: If `state.extra` or a metric can't be kept in JSON.
             UsageError: If the run has checkpoints and none was restored.
@@ -242,10 +247,13 @@ class Checkpointer:
         """Waits for the save in flight; nothing can be saved afterwards.
 
         Raises:
-            SaveError: If it has failed.
+            SaveError: If it has failed, or the run could not be given back.
         """
         self._is_closed = True
-        self._writer.wait()
+        try:
+            self._writer.wait()
+        finally:
+            self._lease.release()
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Returns the committed checkpoints, oldest first."""
@@ -312,6 +320,7 @@ class Checkpointer:
         """
         if self._is_closed:
             raise UsageError("this Checkpointer is closed; nothing can be saved")
+        self._lease.take()
         if self._is_restored:
             return
         if self._config is not None:
@@ -328,14 +337,18 @@ class Checkpointer:
     def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
         try:
+            self._lease.check()
             self._catalog.clean()
             for step in self._catalog.steps():
                 if step >= draft.step:
                     self._catalog.set_aside(step, SUPERSEDED)
-            write_bundle(snapshot, self.storage, draft)
+            write_bundle(
+                snapshot, self.storage, draft, before_commit=self._lease.verify
+            )
         finally:
             snapshot.release()
         self.committed_step = draft.step
+        self._lease.check()
         self._catalog.delete(self._retention.to_delete(self._catalog.steps()))
         self._catalog.check_state_file()
         self._catalog.drop_superseded(draft.step)

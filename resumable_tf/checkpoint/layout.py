@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 RUN_FILE = "run.json"
+LEASE_FILE = "lease.json"
+"""Who writes to the run; there while somebody does."""
 CHECKPOINTS = "checkpoints"
 STATE_FILE = f"{CHECKPOINTS}/checkpoint"
 """TensorFlow's own list of checkpoints, which `tf.train.latest_checkpoint` reads."""
