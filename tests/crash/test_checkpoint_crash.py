@@ -61,6 +61,14 @@ def test_kill_at_each_operation_of_several_saves(
 
 
 @pytest.mark.slow
+def test_kill_at_each_operation_on_google_cloud_storage(tmp_path: Path) -> None:
+    """Through gcsfs and HTTP, with the operations of the lease."""
+    num_killed = run_matrix(tmp_path, "--mode=sync", "--scheme=gs")
+    print(f"killed {num_killed}")
+    assert num_killed > 30
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kills_spread_over_tensorflows_own_writing(tmp_path: Path, mode: str) -> None:
     flags = ("--timed=16", "--saves=8", "--size=2000000", f"--mode={mode}")

@@ -157,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             plan.add(Fault(**json.loads(body)))
         elif path == "/_fake/clear":
             plan.clear()
+        elif path == "/_fake/copy":
+            self.fake.store.copy_tree(**json.loads(body))
         return _json({"log": plan.log, "num_injected": plan.num_injected})
 
 

@@ -274,6 +274,19 @@ class Store:
         with self._lock:
             self._uploads.pop(upload_id, None)
 
+    def copy_tree(self, bucket: str, source: str, target: str) -> None:
+        """Makes everything below `target` equal to what is below `source`."""
+        with self._lock:
+            objects = {
+                name: stored
+                for name, stored in self.objects(bucket).items()
+                if not name.startswith(f"{target}/")
+            }
+            self._change(bucket, objects)
+            for name, stored in objects.items():
+                if name.startswith(f"{source}/"):
+                    self.put(bucket, target + name[len(source) :], stored.data)
+
     def create_bucket(self, bucket: str) -> None:
         with self._lock:
             self._buckets.setdefault(bucket, {})

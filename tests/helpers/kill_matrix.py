@@ -5,21 +5,26 @@
 
 TensorFlow is imported once; each victim is a fork that has run no operation before.
 Prints one line of JSON: how many victims were killed. Scheme "object" treats a local
-directory as an object store: bundles are uploaded.
+directory as an object store: bundles are uploaded. Scheme "gs" uses gcsfs and a fake
+Google Cloud Storage, which is a process of its own and outlives the victims.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 
+from helpers.fake_gcs import BUCKET
 from helpers.faulty_storage import FaultyStorage
 from helpers.small_state import advance, assert_at_step, small_state
 
@@ -156,30 +161,81 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=50)
     parser.add_argument("--timed", type=int, default=0)
     parser.add_argument("--mode", choices=["sync", "async"], required=True)
-    parser.add_argument("--scheme", choices=["local", "object"], required=True)
+    parser.add_argument("--scheme", choices=["local", "object", "gs"], required=True)
     return parser.parse_args()
+
+
+class Directory:
+    """Runs on a local disk, each a copy of the first."""
+
+    def __init__(self, directory: str, scheme: str) -> None:
+        self.directory = directory
+        self.prefix = "" if scheme == "local" else "local://"
+
+    @property
+    def base(self) -> str:
+        return os.path.join(self.directory, "base")
+
+    @contextlib.contextmanager
+    def copy(self, number: int) -> Iterator[str]:
+        path = os.path.join(self.directory, f"run-{number}")
+        shutil.copytree(self.base, path)
+        yield self.prefix + path
+        shutil.rmtree(path)
+
+
+class Bucket:
+    """Runs on a fake Google Cloud Storage; this process itself never uses gcsfs.
+
+    It can't be used in a fork of a process that has used it.
+    """
+
+    base = f"gs://{BUCKET}/base"
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        os.environ["STORAGE_EMULATOR_HOST"] = server
+        os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
+    @contextlib.contextmanager
+    def copy(self, number: int) -> Iterator[str]:
+        fields = {"bucket": BUCKET, "source": "base", "target": "run"}
+        data = json.dumps(fields).encode()
+        urllib.request.urlopen(f"{self.server}/_fake/copy", data).close()
+        yield f"gs://{BUCKET}/run"
+
+
+@contextlib.contextmanager
+def open_place(settings: argparse.Namespace) -> Iterator[Directory | Bucket]:
+    """Yields where the runs are."""
+    if settings.scheme != "gs":
+        yield Directory(settings.directory, settings.scheme)
+        return
+    command = [sys.executable, "-m", "helpers.fake_gcs"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield Bucket(server.stdout.readline().strip())
+        finally:
+            server.kill()
 
 
 def main() -> None:
     settings = parse_arguments()
     # On a busy machine a writer of the lowest priority would hardly get its turn.
     writer._LOWEST_PRIORITY = 0
-    base = os.path.join(settings.directory, "base")
-    prepare(base, settings)
     num_killed = 0
-    for number in range(settings.timed or NEVER):
-        path = os.path.join(settings.directory, f"run-{number}")
-        shutil.copytree(base, path)
-        url = path if settings.scheme == "local" else f"local://{path}"
-        if settings.timed:
-            delay = 0.5 * number / settings.timed
-            is_killed = attack(url, settings, kill_after_secs=delay)
-        else:
-            is_killed = attack(url, settings, fail_at=number)
-        num_killed += is_killed
-        shutil.rmtree(path)
-        if not is_killed and not settings.timed:
-            break
+    with open_place(settings) as place:
+        prepare(place.base, settings)
+        for number in range(settings.timed or NEVER):
+            with place.copy(number) as url:
+                if settings.timed:
+                    delay = 0.5 * number / settings.timed
+                    is_killed = attack(url, settings, kill_after_secs=delay)
+                else:
+                    is_killed = attack(url, settings, fail_at=number)
+            num_killed += is_killed
+            if not is_killed and not settings.timed:
+                break
     print(json.dumps({"killed": num_killed}))
 
 
