@@ -309,9 +309,9 @@ class Api:
         return self.store.get(bucket, name, self.conditions, generation)
 
     def _base(self) -> str:
-        # Behind a TLS proxy the client must come back the same way.
-        scheme = self.headers.get("x-forwarded-proto", "http")
-        return f"{scheme}://{self.headers['host']}"
+        # Behind the TLS proxy a client must come back the same way.
+        host = self.headers["host"]
+        return f"{'https' if 'googleapis.com' in host else 'http'}://{host}"
 
     def _continue_upload(self, body: bytes) -> Reply:
         span = self.headers.get("content-range", "bytes 0-0/*")
