@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
-import google_crc32c
 import tensorflow as tf
 
+from resumable_tf.checkpoint.integrity import measure, read_file, verify
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
     bundle_name,
@@ -30,9 +29,8 @@ from resumable_tf.checkpoint.manifest import (
     FileRecord,
     Manifest,
     TensorSpec,
-    hex_crc32c,
 )
-from resumable_tf.errors import CheckpointCorruptError, SaveError
+from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot
 from resumable_tf.storage import Storage
@@ -111,13 +109,13 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
     local = storage.local_path(bundle_prefix(manifest.step))
     if local is not None:
         for record in manifest.files:
-            _verify(record, _read(storage, record))
+            verify(record, read_file(storage, record))
         yield local
         return
     with _scratch() as directory:
         for record in manifest.files:
             with open(os.path.join(directory, record.name), "wb") as copy:
-                _verify(record, _tee(_read(storage, record), copy.write))
+                verify(record, _tee(read_file(storage, record), copy.write))
         yield os.path.join(directory, bundle_name(manifest.step))
 
 
@@ -151,7 +149,7 @@ def _store(path: str, storage: Storage, *, uploads: bool) -> FileRecord:
     else:
         storage.sync(f"{CHECKPOINTS}/{name}")
     with open(path, "rb") as file:
-        size, checksum = _measure(iter(lambda: file.read(CHUNK_BYTES), b""))
+        size, checksum = measure(iter(lambda: file.read(CHUNK_BYTES), b""))
     return FileRecord(name=name, size=size, crc32c=checksum)
 
 
@@ -186,49 +184,6 @@ def _compare(inventory: dict[str, TensorSpec], snapshot: Snapshot) -> None:
 
 def _fits(spec: TensorSpec, *, shape: tuple[int, ...] | None, dtype: str) -> bool:
     return spec.dtype == dtype and (shape is None or spec.shape == shape)
-
-
-def _read(storage: Storage, record: FileRecord) -> Iterator[bytes]:
-    """Yields a file of a committed bundle.
-
-    Raises:
-        CheckpointCorruptError: If it is missing, of another length or unreadable.
-    """
-    name = f"{CHECKPOINTS}/{record.name}"
-    try:
-        size = storage.size(name)
-        if size != record.size:
-            raise CheckpointCorruptError(
-                f"{record.name} has {size} bytes, the manifest says {record.size}"
-            )
-        yield from storage.read_chunks(name)
-    except FileNotFoundError as error:
-        raise CheckpointCorruptError(f"{record.name} is missing") from error
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        raise CheckpointCorruptError(f"{record.name} can't be read: {error}") from error
-
-
-def _verify(record: FileRecord, chunks: Iterable[bytes]) -> None:
-    """Reads a file to its end and compares it with its record.
-
-    Raises:
-        CheckpointCorruptError: If the contents are not those that were written.
-    """
-    _, checksum = _measure(chunks)
-    if checksum != record.crc32c:
-        raise CheckpointCorruptError(
-            f"{record.name} has crc32c {checksum}, the manifest says {record.crc32c}"
-        )
-
-
-def _measure(chunks: Iterable[bytes]) -> tuple[int, str]:
-    size, checksum = 0, 0
-    for chunk in chunks:
-        size += len(chunk)
-        checksum = google_crc32c.extend(checksum, chunk)
-    return size, hex_crc32c(checksum)
 
 
 def _tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:

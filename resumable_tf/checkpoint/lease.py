@@ -126,6 +126,9 @@ class Lease:
         Raises:
             RunInUseError: If another process has it and is alive.
         """
+        # Without the lock first: a slow renewal must not keep the training waiting.
+        if self._record is not None:
+            return
         with self._lock:
             while self._record is None:
                 version = self._wait_until_free()
@@ -306,18 +309,23 @@ class Lease:
 
     def _lost(self) -> str:
         """Says what is known of the one who has the lease now."""
+        advice = "End this process; the other one goes on."
         try:
             data, _ = self._storage.read_version(LEASE_FILE)
-            writer = str(LeaseRecord.from_bytes(data).holder)
+            holder = LeaseRecord.from_bytes(data).holder
+            writer = str(holder)
+            if holder.is_this_process():
+                advice = "Another Checkpointer of this process has begun to save to it."
         except (FileNotFoundError, ValueError):
             writer = f"none, {LEASE_FILE} was deleted or damaged"
+            advice = "Start again; nobody else is known to write."
         silent = self._elapsed() - self._renewed_at
         return (
             f"this process has lost {self._storage.root} to another writer, after "
             f"{silent:.0f} s without a renewal (allowed: {self._ttl_secs:.0f} s).\n"
             f"  writer: {writer}\n"
             f"  now:    {self._record and self._record.holder}\n"
-            "Nothing was committed. End this process; the other one goes on."
+            f"Nothing was committed. {advice}"
         )
 
     def _start_renewing(self) -> None:
