@@ -7,6 +7,9 @@ requests are real: gcsfs over HTTP to a fake Google Cloud Storage.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +181,46 @@ def test_create_is_one_conditional_request(fake_gcs: FakeGcs) -> None:
     assert "ifGenerationMatch=0" in fake_gcs.plan.log[0]
 
 
+def test_only_the_lost_chunk_of_an_upload_is_sent_again(
+    fake_gcs: FakeGcs, files: Path
+) -> None:
+    storage = prepare(fake_gcs)
+    fake_gcs.plan.add(Fault("reset", match="upload_id", skip=1))
+    storage.upload("old", str(files / "big"))
+    assert fake_gcs.plan.count("POST /upload.*name=") == 1
+    assert fake_gcs.plan.count("upload_id") == 3
+    assert contents(fake_gcs)["run/old"] == BIG
+
+
+def test_an_upload_whose_session_is_gone_begins_anew(
+    fake_gcs: FakeGcs, files: Path
+) -> None:
+    storage = prepare(fake_gcs)
+    fake_gcs.plan.add(Fault("status", match="upload_id", skip=1, status=410))
+    storage.upload("old", str(files / "big"))
+    assert fake_gcs.plan.count("POST /upload.*name=") == 2
+    assert contents(fake_gcs)["run/old"] == BIG
+
+
+def test_pieces_of_an_object_are_fetched_side_by_side(fake_gcs: FakeGcs) -> None:
+    storage = prepare(fake_gcs)
+    data = bytes(9 * 4 * 2**20)
+    fake_gcs.store.put(BUCKET, "run/large", data)
+    fake_gcs.plan.add(Fault("slow", match="media", secs=0.2, times=10))
+    assert b"".join(storage.read_chunks("large")) == data
+    assert fake_gcs.max_active == 4
+
+
+def test_an_object_replaced_while_it_is_read_is_not_mixed(fake_gcs: FakeGcs) -> None:
+    storage = prepare(fake_gcs)
+    fake_gcs.store.put(BUCKET, "run/large", bytes(5 * 4 * 2**20))
+    chunks = storage.read_chunks("large")
+    next(chunks)
+    fake_gcs.store.put(BUCKET, "run/large", b"1" * (5 * 4 * 2**20))
+    with pytest.raises(FileNotFoundError):
+        list(chunks)
+
+
 def test_listings_ask_the_server_each_time(fake_gcs: FakeGcs) -> None:
     storage = prepare(fake_gcs)
     fake_gcs.store.put(BUCKET, "run/later", b"1")
@@ -214,3 +257,24 @@ def test_waits_grow_are_bounded_and_drawn_at_random() -> None:
     with pytest.raises(ConnectionResetError):
         policy.run(fail, what="trying")
     assert waits == [0.5, 1.0, 2.0, 2.5, 2.5]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(fake_gcs: FakeGcs, tmp_path: Path) -> None:
+    """192 MiB up and down; the process may use as much as a few chunks."""
+    size = 192 * 2**20
+    path = tmp_path / "large"
+    with open(path, "wb") as file:
+        file.truncate(size)
+    tests = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.measure_transfer", RUN, str(path)],
+        env={**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    transferred, grown = map(int, done.stdout.split())
+    assert transferred == size
+    assert grown < 96 * 2**20

@@ -15,6 +15,7 @@ faults by `POST /_fake/faults` and tells its log by `GET /_fake/log`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import email.parser
 import email.policy
 import json
@@ -24,7 +25,7 @@ import struct
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -47,6 +48,9 @@ class FakeGcs:
     def __init__(self, *, port: int = 0, buckets: tuple[str, ...] = (BUCKET,)) -> None:
         self.store = Store(buckets)
         self.plan = FaultPlan()
+        self._active = 0
+        self._active_lock = threading.Lock()
+        self.max_active = 0
         handler = type("_BoundHandler", (_Handler,), {"fake": self})
         self._server = _Server(("127.0.0.1", port), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -63,6 +67,18 @@ class FakeGcs:
 
     def serve_forever(self) -> None:
         self._server.serve_forever()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Counts the requests that are answered at the same time."""
+        with self._active_lock:
+            self._active += 1
+            self.max_active = max(self.max_active, self._active)
+        try:
+            yield
+        finally:
+            with self._active_lock:
+                self._active -= 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -84,6 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
+        with self.fake.active():
+            self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
         path, _, query = self.path.partition("?")
         if path.startswith("/_fake/"):
             self._send(self._control(path, body))

@@ -13,6 +13,7 @@ import base64
 import collections
 import dataclasses
 import datetime
+import functools
 import hashlib
 import threading
 import time
@@ -80,12 +81,12 @@ class StoredObject:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metageneration: int = 1
 
-    @property
+    @functools.cached_property
     def crc32c(self) -> str:
         checksum = google_crc32c.Checksum(self.data)
         return base64.b64encode(checksum.digest()).decode()
 
-    @property
+    @functools.cached_property
     def md5(self) -> str:
         return base64.b64encode(hashlib.md5(self.data).digest()).decode()
 
