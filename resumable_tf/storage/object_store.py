@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -75,23 +76,25 @@ class ObjectStorage:
         return bytes(self._try("reading", name, lambda: files.cat_file(path)))
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
-        """Yields the object in pieces, a few of them fetched at a time."""
+        """Yields the object in pieces, a few of them fetched at a time.
+
+        Raises:
+            OSError: If the object was replaced meanwhile.
+        """
         files, path = self._at(name)
         info = self._stat(name)
-        # All pieces are of one generation, even if the object is replaced meanwhile.
+        # All pieces are of one generation; gcsfs up to 2025.12 does not ask for it.
         pinned = {"generation": info["generation"]} if gcs.is_gcs(files) else {}
         size, window = int(info["size"]), CHUNK_BYTES * _NUM_PARALLEL_READS
         for begin in range(0, size, window):
             starts = list(range(begin, min(begin + window, size), CHUNK_BYTES))
             ends = [min(start + CHUNK_BYTES, size) for start in starts]
-            pieces = self._try(
-                "reading",
-                name,
-                lambda starts=starts, ends=ends: files.cat_ranges(  # type: ignore[misc]
-                    [path] * len(starts), starts, ends, on_error="raise", **pinned
-                ),
+            fetch = functools.partial(
+                _fetch_pieces, files, path, starts=starts, ends=ends, **pinned
             )
-            yield from map(bytes, pieces)
+            yield from self._try("reading", name, fetch)
+        if pinned and self._stat(name)["generation"] != pinned["generation"]:
+            raise OSError(f"{self.locate(name)} was replaced while it was read")
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces an object."""
@@ -105,11 +108,13 @@ class ObjectStorage:
             OSError: If the object's length or checksum is not the file's.
         """
         files, target = self._at(name)
-        chunks = {"chunksize": _UPLOAD_CHUNK_BYTES} if gcs.is_gcs(files) else {}
         size, checksum = os.stat(path).st_size, _base64_crc32c(path)
 
         def send() -> None:
-            files.put_file(path, target, **chunks)
+            if gcs.is_gcs(files):
+                gcs.upload(files, path, target, chunk_bytes=_UPLOAD_CHUNK_BYTES)
+            else:
+                files.put_file(path, target)
             info = self._info(files, target)
             if info["size"] != size:
                 raise UploadChangedError(
@@ -261,6 +266,18 @@ class ObjectStorage:
             self._opened = files, root.rstrip("/")
         files, root = self._opened
         return files, f"{root}/{name}" if name else root
+
+
+def _fetch_pieces(
+    files: Any, path: str, *, starts: list[int], ends: list[int], **pinned: str
+) -> list[bytes]:
+    """Fetches pieces of an object side by side."""
+    paths = [path] * len(starts)
+    pieces = files.cat_ranges(paths, starts, ends, on_error="raise", **pinned)
+    for piece in pieces:
+        if isinstance(piece, Exception):  # Older versions of fsspec return them.
+            raise piece
+    return [bytes(piece) for piece in pieces]
 
 
 def _base64_crc32c(path: str) -> str:

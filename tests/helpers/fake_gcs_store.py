@@ -26,6 +26,9 @@ import google_crc32c
 UPLOAD_QUANTUM = 256 * 1024
 """All chunks of a resumable upload but the last are multiples of this."""
 
+MAX_RESULTS = 1000
+"""No page of a listing is longer, whatever the request says."""
+
 
 class ApiError(Exception):
     """An answer of the API that is no success."""
@@ -206,7 +209,7 @@ class Store:
     def list(self, bucket: str, query: Mapping[str, str], changes_ago: int) -> Listing:
         """Returns a page; the token is the last name of the page before."""
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-        limit = int(query.get("maxResults", 1000))
+        limit = min(int(query.get("maxResults", MAX_RESULTS)), MAX_RESULTS)
         found: dict[str, StoredObject | None] = {}
         for name, stored in self.objects(bucket, changes_ago=changes_ago).items():
             if not name.startswith(prefix) or name < query.get("startOffset", ""):
