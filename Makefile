@@ -44,8 +44,10 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The pip that comes with Python 3.10 searches for a matching set of packages for hours.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 
 # A stamp is written only after pip succeeded, so an interrupted install is repeated.
 $(VENV)/installed: setup.cfg pyproject.toml | $(VENV)/bin/python

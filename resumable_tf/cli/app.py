@@ -2,6 +2,7 @@
 
 resumable-tf --help
 resumable-tf audit train.py --kill-at 7 --steps 20
+resumable-tf ls runs/demo
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import typer
 
 from resumable_tf.cli.audit import audit
+from resumable_tf.cli.inspect import inspect
+from resumable_tf.cli.ls import ls
+from resumable_tf.cli.verify import verify
 
 app = typer.Typer(
     name="resumable-tf",
@@ -18,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("audit")(audit)
+app.command("ls")(ls)
+app.command("inspect")(inspect)
+app.command("verify")(verify)
 
 
 @app.callback()
