@@ -98,6 +98,13 @@ def main(
     deterministic: Annotated[
         bool, typer.Option(help="Use deterministic kernels.")
     ] = True,
+    allow_batch_size_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-batch-size-change",
+            help="Go on with another batch size; run.json records it.",
+        ),
+    ] = False,
 ) -> None:
     """Trains the English-to-German Transformer; run it again to continue."""
     settings = dict(locals())

@@ -26,8 +26,9 @@ Translator audit export_translator fit prepare_records train
 
 FLAGS = {
     "train_translation.py": """
-        --batch-size --compute-dtype --data --deterministic --dropout-rate
-        --eval-every-steps --keep-last --log-every-steps --num-replicas --preset
+        --allow-batch-size-change --batch-size --compute-dtype --data
+        --deterministic --dropout-rate --eval-every-steps --keep-last
+        --log-every-steps --num-replicas --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size
     """.split(),

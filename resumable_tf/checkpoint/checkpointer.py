@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint.bundle import write_bundle
@@ -24,6 +24,7 @@ from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.draft import draft_manifest
 from resumable_tf.checkpoint.layout import SUPERSEDED
 from resumable_tf.checkpoint.lease import Lease
+from resumable_tf.checkpoint.lineage import BatchSizeChanges
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.policy import (
     AnyOf,
@@ -39,6 +40,8 @@ from resumable_tf.checkpoint.writer import SaveHandle, Writer
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
 from resumable_tf.state import Snapshot, TrainState
 from resumable_tf.storage import Storage, open_storage
+
+_Info = TypeVar("_Info", CheckpointInfo, CheckpointInfo | None)
 
 
 class Checkpointer:
@@ -95,10 +98,13 @@ class Checkpointer:
         self._asynchronous = asynchronous
         self._catalog = Catalog(self.storage)
         self._lease = Lease(self.storage)
+        self._changes = BatchSizeChanges(self.storage, self._config, clock)
         self._writer = Writer(is_nice=asynchronous)
         self._last = LastSave(step=0, time=clock())
 
-    def restore_or_initialize(self, state: TrainState) -> CheckpointInfo | None:
+    def restore_or_initialize(
+        self, state: TrainState, *, allow_batch_size_change: bool = False
+    ) -> CheckpointInfo | None:
         """Continues the run where it was saved last, or begins it.
 
         Sets `state.step` and `state.extra`. The newest checkpoint whose files verify
@@ -107,6 +113,9 @@ class Checkpointer:
 
         Args:
             state: The live objects; not touched unless all of them fit.
+            allow_batch_size_change: Whether to go on with another global batch size
+                than before; that is recorded in the lineage of run.json, and later
+                starts need not ask for it again. No row is skipped or read twice.
 
         Returns:
             What was restored, None if the run begins now.
@@ -118,14 +127,26 @@ class Checkpointer:
             DataMismatchError: If the data is not the saved one.
             RunInUseError: If another process saves to the run and is alive.
         """
-        self._begin()
+        self._begin(allow_batch_size_change)
         self._lease.take()
         self._catalog.clean()
         self._catalog.check_state_file()
-        info = restore_newest(self._catalog, self.storage, state, quarantines=True)
-        return self._restored(state, info)
+        info = restore_newest(
+            *(self._catalog, self.storage, state),
+            quarantines=True,
+            may_change=self._changes.may_change,
+        )
+        self._restored(state, info)
+        self._changes.record(step=state.step)
+        return info
 
-    def restore(self, state: TrainState, step: int | None = None) -> CheckpointInfo:
+    def restore(
+        self,
+        state: TrainState,
+        step: int | None = None,
+        *,
+        allow_batch_size_change: bool = False,
+    ) -> CheckpointInfo:
         """Restores a checkpoint that must be there; only reads the run directory.
 
         So it may be used beside a training that is under way, to evaluate or export.
@@ -135,6 +156,8 @@ class Checkpointer:
         Args:
             state: The live objects; not touched unless all of them fit.
             step: Which one; None takes the newest that verifies.
+            allow_batch_size_change: As for `restore_or_initialize`; recorded by the
+                next save.
 
         Returns:
             What was restored.
@@ -146,18 +169,17 @@ class Checkpointer:
             ConfigMismatchError: If the run was begun with other settings.
             DataMismatchError: If the data is not the saved one.
         """
-        self._begin()
+        self._begin(allow_batch_size_change)
+        may_change = self._changes.may_change
+        where = (self._catalog, self.storage, state)
         if step is not None:
-            found = restore_step(self._catalog, self.storage, state, step=step)
+            found = restore_step(*where, step=step, may_change=may_change)
         else:
-            newest = restore_newest(
-                self._catalog, self.storage, state, quarantines=False
-            )
+            newest = restore_newest(*where, quarantines=False, may_change=may_change)
             if newest is None:
                 raise NoCheckpointError(f"{self.storage.root} has no checkpoint")
             found = newest
-        self._restored(state, found)
-        return found
+        return self._restored(state, found)
 
     def should_save(self, step: int) -> bool:
         """Returns whether a checkpoint is due after `step` completed steps."""
@@ -215,6 +237,7 @@ class Checkpointer:
         """
         self._check_may_save()
         self._note_step(state)
+        self._changes.record(step=self._last.step)
         # Before the snapshot: at most one is in memory.
         self._writer.wait()
         now = self._clock()
@@ -285,14 +308,13 @@ class Checkpointer:
                 raise
             _attach(error, save_error)
 
-    def _begin(self) -> None:
+    def _begin(self, allow_batch_size_change: bool) -> None:
         """Waits for the save in flight and compares the settings."""
         self._writer.wait()
         recorder = active_recorder()
         if recorder is not None:
             recorder.check_run_dir(self.storage.root)
-        if self._config is not None:
-            open_run(self._config, self.storage)
+        self._changes.begin(is_allowed=allow_batch_size_change)
 
     def _note_step(self, state: TrainState) -> None:
         """Lets an audit, if one is under way, have the state before it is saved."""
@@ -300,9 +322,7 @@ class Checkpointer:
         if recorder is not None:
             recorder.end_step(state, wait=self._writer.wait)
 
-    def _restored(
-        self, state: TrainState, info: CheckpointInfo | None
-    ) -> CheckpointInfo | None:
+    def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
         self.committed_step = None if info is None else info.step
         self._last = LastSave(step=state.step, time=self._clock())

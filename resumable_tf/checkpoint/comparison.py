@@ -10,13 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import Manifest, TensorSpec, normalize_json
+from resumable_tf.checkpoint.run_config import CHANGE_ADVICE
 from resumable_tf.errors import CheckpointMismatchError, DataMismatchError
 from resumable_tf.state.replicas import is_component_key
 from resumable_tf.state.snapshot import Entry
 
 _SHOWN = 10
-_FLAGS = {"global_batch_size": "--batch-size", "seed": "--seed"}
+_SIZE, _ORIGIN = "global_batch_size", "origin"
+_FLAGS = {_SIZE: "--batch-size", "seed": "--seed"}
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
 
 
@@ -60,12 +63,19 @@ def check_inventory(manifest: Manifest, entries: Iterable[Entry]) -> None:
     )
 
 
-def check_data(manifest: Manifest, described: Mapping[str, Any] | None) -> None:
+def check_data(
+    manifest: Manifest,
+    described: Mapping[str, Any] | None,
+    *,
+    may_change: MayChange | None = None,
+) -> None:
     """Compares the data of a checkpoint with the data of this start.
 
     Args:
         manifest: The checkpoint.
         described: What the live data says about itself, None without data.
+        may_change: For data that can go on with another batch size: tells whether
+            it may. None for data that can't.
 
     Raises:
         DataMismatchError: If they are not the same.
@@ -76,6 +86,12 @@ def check_data(manifest: Manifest, described: Mapping[str, Any] | None) -> None:
     saved, live = dict(manifest.data or {}), dict(now or {})
     keys = [*live, *(key for key in saved if key not in live)]
     differing = [key for key in keys if saved.get(key) != live.get(key)]
+    if may_change is not None and saved and live:
+        differing = [key for key in differing if key != _ORIGIN]
+        sizes = [int(values[_SIZE]) for values in (saved, live)]
+        may = differing == [_SIZE] and may_change(manifest.step, sizes[0], sizes[1])
+        if may or not differing:
+            return
     message = (
         f"cannot resume from step {manifest.step}: "
         "the dataset is not the one it was saved with.\n"
@@ -83,6 +99,8 @@ def check_data(manifest: Manifest, described: Mapping[str, Any] | None) -> None:
         f"  now:        {_describe(live, saved, keys)}\n"
         f"{_data_advice(saved, differing)}, or start a new run directory."
     )
+    if may_change is not None and differing == [_SIZE]:
+        message += f"\n{CHANGE_ADVICE}"
     raise DataMismatchError(message, saved=saved, now=live)
 
 

@@ -15,6 +15,7 @@ from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.comparison import check_data, check_inventory
 from resumable_tf.checkpoint.environment import changes, environment
 from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
+from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.errors import CheckpointCorruptError, NoCheckpointError
 from resumable_tf.state import TrainState
@@ -24,7 +25,12 @@ _log = logging.getLogger(__name__)
 
 
 def restore_newest(
-    catalog: Catalog, storage: Storage, state: TrainState, *, quarantines: bool
+    catalog: Catalog,
+    storage: Storage,
+    state: TrainState,
+    *,
+    quarantines: bool,
+    may_change: MayChange,
 ) -> CheckpointInfo | None:
     """Restores the newest checkpoint whose files verify.
 
@@ -35,6 +41,7 @@ def restore_newest(
         storage: The run directory.
         state: The live objects.
         quarantines: Whether to move damaged checkpoints out of the way.
+        may_change: Tells whether the batch size may be another than the saved one.
 
     Returns:
         What was restored, None if the run has no checkpoint.
@@ -47,7 +54,7 @@ def restore_newest(
     steps = catalog.steps()
     for step in reversed(steps):
         try:
-            return _restore(catalog, storage, state, step)
+            return _restore(catalog, storage, state, step, may_change)
         except CheckpointCorruptError as error:
             where = "left in place"
             if quarantines:
@@ -66,7 +73,12 @@ def restore_newest(
 
 
 def restore_step(
-    catalog: Catalog, storage: Storage, state: TrainState, *, step: int
+    catalog: Catalog,
+    storage: Storage,
+    state: TrainState,
+    *,
+    step: int,
+    may_change: MayChange,
 ) -> CheckpointInfo:
     """Restores one certain checkpoint.
 
@@ -75,6 +87,7 @@ def restore_step(
         storage: The run directory.
         state: The live objects.
         step: Which one.
+        may_change: Tells whether the batch size may be another than the saved one.
 
     Returns:
         What was restored.
@@ -91,15 +104,24 @@ def restore_step(
             f"{storage.locate(CHECKPOINTS)} has no checkpoint of step {step}; "
             f"it has {steps or 'none'}"
         )
-    return _restore(catalog, storage, state, step)
+    return _restore(catalog, storage, state, step, may_change)
 
 
 def _restore(
-    catalog: Catalog, storage: Storage, state: TrainState, step: int
+    catalog: Catalog,
+    storage: Storage,
+    state: TrainState,
+    step: int,
+    may_change: MayChange,
 ) -> CheckpointInfo:
     info = catalog.info(step)
+    can_change = state.can_continue_data
     with open_bundle(storage, info.manifest) as path:
-        check_data(info.manifest, state.describe_data())
+        check_data(
+            info.manifest,
+            state.describe_data(),
+            may_change=may_change if can_change else None,
+        )
         check_inventory(info.manifest, state.inventory())
         specs = info.manifest.inventory.items()
         state.apply(path, {key: (spec.shape, spec.dtype) for key, spec in specs})
@@ -112,4 +134,5 @@ def _restore(
         )
     state.step = step
     state.extra = dict(info.manifest.extra)
+    state.continue_data(info.manifest.data)
     return info

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resumable_tf.checkpoint.layout import RUN_FILE
@@ -26,6 +26,14 @@ from resumable_tf.storage import Storage
 FORMAT_VERSION = 1
 """Version of run.json."""
 
+BATCH_SIZE_KEYS = ("batch_size", "global_batch_size")
+"""Settings that a start may change when it is asked to."""
+
+CHANGE_ADVICE = (
+    "To go on with another batch size from here, on record in run.json, add "
+    "--allow-batch-size-change (allow_batch_size_change=True)."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -34,8 +42,8 @@ class RunConfig:
     Attributes:
         config: The settings, JSON values.
         fingerprint: Digest of them.
-        lineage: Where the run comes from: parent run and step, what was changed;
-            empty for a run from scratch.
+        lineage: Where the run comes from: parent run and step; `changes`, what was
+            changed on the way (see `lineage.py`). Empty for a run from scratch.
     """
 
     config: Mapping[str, Any]
@@ -53,6 +61,7 @@ def open_run(
     storage: Storage,
     *,
     lineage: Mapping[str, Any] | None = None,
+    allows_batch_size_change: bool = False,
 ) -> RunConfig:
     """Begins a run with these settings, or checks that it was begun with them.
 
@@ -60,6 +69,8 @@ def open_run(
         config: The settings that results depend on.
         storage: The run directory.
         lineage: For a run that continues another one; used when this one begins.
+        allows_batch_size_change: Whether the batch size may be another one; it is
+            not written.
 
     Returns:
         What run.json says now.
@@ -83,7 +94,8 @@ def open_run(
             found = read_run(storage)  # Another process was faster.
     if found is None:
         return run
-    _check(found, run, storage.locate(RUN_FILE))
+    allowed = BATCH_SIZE_KEYS if allows_batch_size_change else ()
+    _check(found, run, storage.locate(RUN_FILE), allowed=allowed)
     return found
 
 
@@ -121,12 +133,19 @@ def read_run(storage: Storage) -> RunConfig | None:
     return run
 
 
+def write_run(run: RunConfig, storage: Storage) -> None:
+    """Replaces run.json, in one piece."""
+    storage.write_bytes(RUN_FILE, _to_bytes(run))
+
+
 def _to_bytes(run: RunConfig) -> bytes:
     fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(run)}
     return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("ascii")
 
 
-def _check(found: RunConfig, now: RunConfig, where: str) -> None:
+def _check(
+    found: RunConfig, now: RunConfig, where: str, *, allowed: Sequence[str]
+) -> None:
     """Compares settings.
 
     Raises:
@@ -137,6 +156,7 @@ def _check(found: RunConfig, now: RunConfig, where: str) -> None:
         key
         for key in {**saved, **live}
         if key not in saved or key not in live or saved[key] != live[key]
+        if not (key in allowed and key in saved and key in live)
     )
     if not differing:
         return
@@ -146,6 +166,8 @@ def _check(found: RunConfig, now: RunConfig, where: str) -> None:
     flags = [_flag(key, saved[key]) for key in differing if key in saved]
     advice = f"Use {' '.join(flags)}" if flags else "Leave these settings out"
     lines.append(f"{advice}, or start a new run directory.")
+    if any(key in BATCH_SIZE_KEYS for key in differing):
+        lines.append(CHANGE_ADVICE)
     raise ConfigMismatchError("\n".join(lines), saved=saved, now=live)
 
 

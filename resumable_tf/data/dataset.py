@@ -6,13 +6,14 @@
 
 Batch `k` holds rows `k * B` to `(k + 1) * B` of an endless stream: epoch after
 epoch, all rows in an order of its own. Batches run on across epochs; no row is
-dropped. There is no state: the position is `step * B`.
+dropped. There is no state: the position is `step * B`; where a run was continued with
+another batch size, it is counted from the step and row of that change (`origin`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,19 @@ from resumable_tf.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the batches of one size begin.
+
+    Attributes:
+        step: Completed steps before the first of them.
+        row: Rows of the endless stream read by then.
+    """
+
+    step: int = 0
+    row: int = 0
+
+
+@dataclass
 class RecordDataset:
     """The training rows of a record set in the order of a seed.
 
@@ -38,11 +52,13 @@ class RecordDataset:
         records: The record set.
         global_batch_size: Rows a step, over all replicas.
         seed: Seed of the order.
+        origin: Since when batches have this size; a restore sets it.
     """
 
     records: RecordSet
     global_batch_size: int
     seed: int
+    origin: Origin = Origin()
 
     def __post_init__(self) -> None:
         """Checks the batch size.
@@ -87,12 +103,52 @@ class RecordDataset:
         return self.num_rows / self.global_batch_size
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a checkpoint must agree with to be continued with this."""
-        return {
+        """Returns what a checkpoint must agree with to be continued with this.
+
+        And, after a change of the batch size, since when it holds.
+        """
+        described: dict[str, Any] = {
             "fingerprint": self.records.fingerprint,
             "global_batch_size": self.global_batch_size,
             "seed": self.seed,
         }
+        if self.origin != Origin():
+            described["origin"] = asdict(self.origin)
+        return described
+
+    def continue_from(self, saved: Mapping[str, Any], step: int) -> None:
+        """Begins after the rows that a run has read, whatever its batch size was.
+
+        Args:
+            saved: What `describe()` returned when the run was saved.
+            step: Its completed steps.
+        """
+        before = Origin(**saved.get("origin", {}))
+        size = int(saved["global_batch_size"])
+        is_same = size == self.global_batch_size
+        row = before.row + (step - before.step) * size
+        self.origin = before if is_same else Origin(step, row)
+
+    def position(self, step: int) -> tuple[int, int]:
+        """Returns the epoch of the next row, and the full batches of it before that."""
+        epoch, row = divmod(self.row(step), self.num_rows)
+        return epoch, row // self.global_batch_size
+
+    def row(self, step: int) -> int:
+        """Returns the rows of the stream that `step` completed steps have read.
+
+        Args:
+            step: Completed training steps, 0 for a new run.
+
+        Raises:
+            ValueError: If `step` is negative, or before the change of the batch size.
+        """
+        if step < self.origin.step:
+            raise ValueError(
+                f"step is {step}; it counts completed steps, from {self.origin.step}, "
+                "where batches of this size begin"
+            )
+        return self.origin.row + (step - self.origin.step) * self.global_batch_size
 
     def from_step(self, step: int) -> tf.data.Dataset:
         """Returns the batches from `step` onwards, without reading the ones before.
@@ -109,14 +165,12 @@ class RecordDataset:
             int32 of shape [B, S] or [B, T].
 
         Raises:
-            ValueError: If `step` is negative.
+            ValueError: If `step` is negative, or before the change of the batch size.
 
         Example:
             >>> first = next(iter(dataset.from_step(0)))
         """
-        if step < 0:
-            raise ValueError(f"step is {step}; it counts completed steps, from 0")
-        visit, skip = self._seek(step * self.global_batch_size)
+        visit, skip = self._seek(self.row(step))
         layout = self.records.layout
         read = self._visit_reader(layout)
         visits = tf.data.Dataset.counter(visit, dtype=tf.int64)

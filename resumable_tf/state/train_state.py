@@ -187,14 +187,32 @@ class TrainState:
         """Returns the epoch and the batch in it that come next, None if unknown.
 
         A loop's own counters (`extra["epoch"]`, `extra["batch"]`) win over those
-        computed from the data's `steps_per_epoch`.
+        computed from the data's `position(step)` or `steps_per_epoch`.
         """
         epoch, batch = self.extra.get("epoch"), self.extra.get("batch")
+        position = getattr(self.data, "position", None)
+        if epoch is None and batch is None and position is not None:
+            epoch, batch = position(self.step)
+            return epoch, batch
         per_epoch = getattr(self.data, "steps_per_epoch", None)
         if epoch is None and batch is None and per_epoch:
             epoch = int(self.step / per_epoch)
             batch = self.step - math.ceil(epoch * per_epoch)
         return epoch, batch
+
+    @property
+    def can_continue_data(self) -> bool:
+        """Whether the data can go on with another batch size."""
+        return hasattr(self.data, "continue_from")
+
+    def continue_data(self, saved: Mapping[str, Any] | None) -> None:
+        """Lets the data count from where a restored run is, if it can do so.
+
+        Args:
+            saved: What the data said about itself when the run was saved.
+        """
+        if saved is not None and self.can_continue_data:
+            self.data.continue_from(saved, self.step)  # type: ignore[union-attr]
 
     def _check_watched(self, graph: ObjectGraph) -> None:
         """Looks once at what the watched functions have been traced to."""

@@ -44,6 +44,8 @@ class TrainConfig:
             None.
         log_every_steps: One line of metrics for each so many steps.
         is_deterministic: TensorFlow's deterministic kernels.
+        allow_batch_size_change: Whether `batch_size` may be another than the one that
+            the run was begun with; recorded in run.json.
     """
 
     run_dir: str
@@ -66,6 +68,7 @@ class TrainConfig:
     eval_every_steps: int | None = None
     log_every_steps: int = 10
     is_deterministic: bool = True
+    allow_batch_size_change: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values.

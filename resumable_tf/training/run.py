@@ -204,10 +204,13 @@ class _Session:
         return result
 
     def _restore(self, checkpointer: Checkpointer) -> CheckpointInfo | None:
+        allow = self.config.allow_batch_size_change
         if self.topology.is_chief:
-            return checkpointer.restore_or_initialize(self.state)
+            return checkpointer.restore_or_initialize(
+                self.state, allow_batch_size_change=allow
+            )
         try:
-            return checkpointer.restore(self.state)
+            return checkpointer.restore(self.state, allow_batch_size_change=allow)
         except NoCheckpointError:
             return None
 

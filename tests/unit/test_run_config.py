@@ -44,7 +44,9 @@ def test_other_settings_are_refused_with_both_values_and_flags(tmp_path: Path) -
         "  new: run.json (not set), now null\n"
         "  optimizer.peak_rate: run.json 0.001, now 0.002\n"
         "Use --batch-size 256 --optimizer.peak-rate 0.001, "
-        "or start a new run directory."
+        "or start a new run directory.\n"
+        "To go on with another batch size from here, on record in run.json, add "
+        "--allow-batch-size-change (allow_batch_size_change=True)."
     )
     assert caught.value.saved["batch_size"] == 256
     assert caught.value.now["batch_size"] == 128
