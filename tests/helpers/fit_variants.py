@@ -154,6 +154,36 @@ def early_stopping() -> Program:
     return Program(small_model(), arguments, callbacks)
 
 
+def validating(validation: Any, **more: Any) -> Program:
+    """Returns a program whose `val_` metrics depend on the order of summation."""
+    arguments = {"x": shuffled(*arrays()), "epochs": 5, "validation_data": validation}
+    callbacks = [keras.callbacks.ReduceLROnPlateau("val_loss", patience=1)]
+    return Program(small_model(), arguments | more, callbacks)
+
+
+def validation_reshuffled() -> Program:
+    return validating(shuffled(*arrays(31), batch_size=3))
+
+
+def validation_repeated() -> Program:
+    """Two passes in one validation, of which the second is cut off."""
+    data = tf.data.Dataset.from_tensor_slices(arrays(13)).shuffle(13)
+    data = data.repeat(2).batch(3)
+    return validating(data, validation_steps=7)
+
+
+def validation_cached() -> Program:
+    data = tf.data.Dataset.from_tensor_slices(arrays(23)).shuffle(23).cache().batch(3)
+    return validating(data)
+
+
+def validation_filtered() -> Program:
+    """Of unknown length."""
+    data = tf.data.Dataset.from_tensor_slices(arrays(31)).shuffle(31)
+    data = data.filter(lambda x, y: x[0] < 1.0)
+    return validating(data.batch(3))
+
+
 def generator() -> Program:
     def batches() -> Iterator[Any]:
         random = np.random.default_rng(2)
@@ -186,5 +216,9 @@ VARIANTS: dict[str, Callable[[], Program]] = {
     "late_model": late_model,
     "own_callback": own_callback,
     "early_stopping": early_stopping,
+    "validation_reshuffled": validation_reshuffled,
+    "validation_repeated": validation_repeated,
+    "validation_cached": validation_cached,
+    "validation_filtered": validation_filtered,
     "generator": generator,
 }

@@ -41,6 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 COMMON = {"numpy_arrays", "py_dataset", "two_shuffles", "own_callback", "late_model"}
+VALIDATED = sorted(name for name in VARIANTS if name.startswith("validation"))[::-1]
 
 
 def named(names: Any, *, slow: Any = ()) -> list[Any]:
@@ -61,6 +62,17 @@ def test_every_way_of_giving_data_and_callbacks_equals_plain_fit(
 ) -> None:
     expected = plain_fit(name)
     result = interrupted_fit(name, tmp_path, every=2, kills=[3, 6])
+    assert not differences(expected, result)
+
+
+@pytest.mark.parametrize("name", named(VALIDATED, slow=VALIDATED[1:]))
+@pytest.mark.parametrize("every", [2, None])
+def test_validation_goes_on_in_the_order_that_is_due(
+    name: str, every: int | None, tmp_path: Path
+) -> None:
+    """Killed after one validation and after three; a sum shows any other order."""
+    expected = plain_fit(name)
+    result = interrupted_fit(name, tmp_path, every=every, kills=[10, 20])
     assert not differences(expected, result)
 
 
@@ -173,6 +185,23 @@ class TestWhatCannotBeExactIsRefused:
             numbers(30, 5), labels(30), batch_size=5
         )
         with pytest.raises(rtf.DataMismatchError, match="_batch_size"):
+            self.refused(program, tmp_path)
+
+    def test_one_shuffle_for_training_and_validation(self, tmp_path: Path) -> None:
+        program = build("mlp")
+        both = tf.data.Dataset.from_tensor_slices((numbers(30, 5), labels(30)))
+        both = both.shuffle(30)
+        program.arguments["x"] = both.skip(10).batch(4)
+        program.arguments["validation_data"] = both.take(10).batch(4)
+        with pytest.raises(rtf.ResumableError, match="changes the other's order"):
+            self.refused(program, tmp_path)
+
+    def test_another_validation_pipeline(self, tmp_path: Path) -> None:
+        interrupted_fit("validation_reshuffled", tmp_path, every=3, kills=[12])
+        program = build("validation_reshuffled")
+        data = program.arguments["validation_data"]
+        program.arguments["validation_data"] = data.unbatch().batch(4)
+        with pytest.raises(rtf.DataMismatchError, match="validation dataset is not"):
             self.refused(program, tmp_path)
 
     def test_another_layer(self, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class FitCall:
             a `DataHandler` of tf_keras.
         is_keras_3: Which of the two.
         epochs: Where training ends.
+        training_data: The argument `x` of `fit`.
+        validation_data: The argument of that name.
         code: The code of `fit` itself.
     """
 
@@ -39,6 +41,8 @@ class FitCall:
     loop: Any
     is_keras_3: bool
     epochs: int
+    training_data: Any
+    validation_data: Any
     code: CodeType
 
     def is_running(self, frame: FrameType | None) -> bool:
@@ -86,6 +90,8 @@ def find_fit_call(callback: Any) -> FitCall:
                         loop=found[name],
                         is_keras_3=name == _KERAS_3_LOOP,
                         epochs=int(found["epochs"]),
+                        training_data=found["x"],
+                        validation_data=found.get("validation_data"),
                         code=frame.f_code,
                     )
         frame = frame.f_back

@@ -38,6 +38,7 @@ from resumable_tf.training.keras.callback_states import CallbackStates
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.fit_data import FitData
 from resumable_tf.training.keras.training_step import slice_for_replicas, trace_step
+from resumable_tf.training.keras.validation_data import ValidationData
 from resumable_tf.training.preemption import Preempted, StopSignal
 
 _log = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ class FitSession:
         """
         call = self._call
         self._data = FitData(call)
+        self.validation = ValidationData(call)
         if not call.strategy.__class__.__name__.startswith("_Default"):
             slice_for_replicas(call)
         step = trace_step(call, self._data.element_spec)
@@ -270,6 +272,7 @@ class FitSession:
         restored = self._restored = dict(self._record.value)
         epoch, batch = self._state.extra["epoch"], self._state.extra["batch"]
         set_global_random(restored["random"])
+        self.validation.resume(restored.get("validation", {}))
         if restored["is_stopped"]:
             epoch = self._call.epochs
         self._data.begin_at(epoch)
@@ -339,6 +342,7 @@ class FitSession:
         self._warn_of_size(position["position"])
         self._record.value = {
             "data": position,
+            "validation": self.validation.capture(),
             "callbacks": self._callbacks.capture(),
             "random": global_random(),
             "is_stopped": bool(self._model.stop_training),

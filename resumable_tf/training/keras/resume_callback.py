@@ -37,6 +37,9 @@ class Hooks:
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Does nothing."""
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Does nothing."""
+
     def on_train_end(self, logs: Any = None) -> None:
         """Does nothing."""
 
@@ -44,7 +47,7 @@ class Hooks:
         """Stands for the hooks that no callback here needs."""
 
     on_train_begin = on_train_batch_begin = on_batch_begin = on_batch_end = _nothing
-    on_test_begin = on_test_end = on_test_batch_begin = on_test_batch_end = _nothing
+    on_test_end = on_test_batch_begin = on_test_batch_end = _nothing
     on_predict_begin = on_predict_end = _nothing
     on_predict_batch_begin = on_predict_batch_end = _nothing
 
@@ -66,6 +69,9 @@ class _First(Hooks):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._session.begin_epoch(epoch)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._session.validation.begin_test()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._session.restore_callbacks()
