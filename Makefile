@@ -1,5 +1,6 @@
 # make train    set up, train on the embedded corpus, evaluate, export, translate
 # make test     set up, lint, type-check, test
+#               test-legacy, test-old: the resume tests on tf_keras, TensorFlow 2.19
 # Both do all the set-up on a machine with git, make and Python 3.10 to 3.13.
 
 PYTHON ?= python3
@@ -15,10 +16,17 @@ RECORDS := $(or $(call flag,records),$(RUN_DIR)/records)
 BEAM ?= 4
 EVAL_ARGS ?=
 
-.PHONY: train test test-slow proof lint format clean help
+# The resume tests, which must hold with both Keras and with the oldest TensorFlow too.
+RESUME_TESTS := tests/resume/test_fit_resume.py tests/crash/test_fit_killed.py \
+    tests/unit/test_resumable_iterator.py tests/unit/test_state_objects.py
+# All that CI has no time for is left out: MARKS="not proof" runs the slow ones too.
+MARKS ?= not slow and not proof and not tpu
+OLD := $(VENV)-old
+
+.PHONY: train test test-slow test-legacy test-old proof lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 
 train: $(VENV)/installed
 	$(BIN)/python scripts/train_translation.py --run-dir $(RUN_DIR) $(ARGS)
@@ -31,6 +39,15 @@ test: $(VENV)/installed-test lint
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "slow and not proof and not tpu" $(TEST_ARGS)
+
+# The resume tests on tf_keras.
+test-legacy: $(VENV)/installed-test
+	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -m "$(MARKS)" $(RESUME_TESTS)
+
+# The resume tests on TensorFlow 2.19, with Keras 3 and with tf_keras.
+test-old: $(OLD)/installed-test
+	$(OLD)/bin/python -m pytest -m "$(MARKS)" $(RESUME_TESTS)
+	TF_USE_LEGACY_KERAS=1 $(OLD)/bin/python -m pytest -m "$(MARKS)" $(RESUME_TESTS)
 
 proof: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
@@ -58,5 +75,11 @@ $(VENV)/installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/installed
 
+$(OLD)/installed-test: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/python -m pip install --quiet --editable ".[test]" \
+	    "tensorflow==2.19.*" "tensorflow-text==2.19.*" "tf-keras==2.19.*"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLD) .pytest_cache .mypy_cache .ruff_cache
