@@ -10,6 +10,7 @@ itself is not imported.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -49,6 +50,28 @@ def variables_of(obj: Any) -> list[Any]:
     for variable in found:
         unique.setdefault(id(variable), variable)
     return list(unique.values())
+
+
+def members(objects: Iterable[Any]) -> Iterator[Any]:
+    """Yields objects, and those in lists and dictionaries in place of these."""
+    for obj in objects:
+        if isinstance(obj, Mapping):
+            yield from members(obj.values())
+        elif isinstance(obj, (list, tuple)):
+            yield from members(obj)
+        else:
+            yield obj
+
+
+def refresh(obj: Any) -> None:
+    """Lets layers compute again what they derive from variables that were restored.
+
+    A Normalization layer keeps the tensors that it uses beside its statistics.
+    """
+    flatten = getattr(obj, "_flatten_layers", None)
+    for layer in flatten() if flatten is not None else ():
+        if hasattr(layer, "adapt_mean") and hasattr(layer, "finalize_state"):
+            layer.finalize_state()
 
 
 def is_built(optimizer: Any) -> bool:

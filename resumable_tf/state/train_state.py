@@ -20,10 +20,13 @@ import tensorflow as tf
 
 from resumable_tf.errors import StateError
 from resumable_tf.state.coverage import check_function, identities
+from resumable_tf.state.hidden import HiddenState
 from resumable_tf.state.keras_objects import (
     build_optimizer,
     is_model,
     is_optimizer,
+    members,
+    refresh,
     variables_of,
 )
 from resumable_tf.state.leaf import (
@@ -32,6 +35,11 @@ from resumable_tf.state.leaf import (
     tensorflow_variable,
 )
 from resumable_tf.state.object_graph import ObjectGraph, Value, add_list, walk
+from resumable_tf.state.python_state import (
+    GlobalRandom,
+    SavedObject,
+    has_python_state,
+)
 from resumable_tf.state.replicas import (
     REPLICAS,
     add_components,
@@ -65,15 +73,23 @@ class TrainState:
     """
 
     def __init__(
-        self, *, data: DescribesItself | None = None, **trackables: Any
+        self,
+        *,
+        data: DescribesItself | None = None,
+        python_random: bool = False,
+        **trackables: Any,
     ) -> None:
         """Takes the objects over; builds optimizers that are not built yet.
 
         Args:
             data: Anything with `describe()`; a resumed run must have the same. What
                 TensorFlow can save besides (a `ResumableIterator`) is saved as `data`.
+            python_random: Whether to save the global states of Python's `random` and
+                of `np.random` too.
             **trackables: What is saved, each under its own name: models, optimizers,
-                variables, modules, generators, lists and dictionaries of these.
+                metrics, variables, modules, generators, lists and dictionaries of
+                these; random generators of Python and NumPy; objects with methods
+                `state()` and `load_state(state)`.
 
         Raises:
             TypeError: If `data` can't be described or an object can't be saved.
@@ -87,6 +103,12 @@ class TrainState:
             )
         if isinstance(data, tf.train.experimental.PythonState):
             trackables = {"data": data, **trackables}
+        if python_random:
+            trackables["python_random"] = GlobalRandom()
+        saved = [obj for obj in trackables.values() if has_python_state(obj)]
+        trackables = {
+            name: _as_trackable(name, obj) for name, obj in trackables.items()
+        }
         for name, obj in trackables.items():
             _check_trackable(name, obj)
         self.step = 0
@@ -94,10 +116,11 @@ class TrainState:
         self.extra: dict[str, Any] = {}
         self.trackables: dict[str, Any] = dict(trackables)
         self.data = data
-        models = [obj for obj in trackables.values() if is_model(obj)]
-        for obj in trackables.values():
+        models = [obj for obj in self._members() if is_model(obj)]
+        for obj in self._members():
             if is_optimizer(obj):
                 build_optimizer(obj, models[0] if len(models) == 1 else None)
+        self._hidden = HiddenState(self.trackables, iter(saved))
 
     def checkpoint(self) -> Any:
         """Returns a `tf.train.Checkpoint` over the live objects.
@@ -157,6 +180,7 @@ class TrainState:
             )
         graph = self._graph()
         self._check_watched(graph)
+        self._hidden.check(graph)
         return Snapshot(graph, self._entries(graph))
 
     def apply(
@@ -178,6 +202,8 @@ class TrainState:
         status = tf.train.Checkpoint(**roots).restore(path, checkpoint_options())
         status.assert_consumed()
         assign_components(self._graph(), holders)
+        for obj in self._members():
+            refresh(obj)
 
     def describe_data(self) -> dict[str, Any] | None:
         """Returns the data's description, None without data."""
@@ -214,6 +240,9 @@ class TrainState:
         if saved is not None and self.can_continue_data:
             self.data.continue_from(saved, self.step)  # type: ignore[union-attr]
 
+    def _members(self) -> Iterator[Any]:
+        return members(self.trackables.values())
+
     def _check_watched(self, graph: ObjectGraph) -> None:
         """Looks once at what the watched functions have been traced to."""
         variables = (n.obj for n in graph.nodes if is_variable(n.obj))
@@ -233,7 +262,7 @@ class TrainState:
         if untracked:
             add_list(graph, UNTRACKED, untracked)
         shared: set[int] = set()
-        for obj in self.trackables.values():
+        for obj in self._members():
             if is_optimizer(obj):
                 shared.update(id(variable) for variable in variables_of(obj))
             elif is_model(obj):
@@ -244,7 +273,7 @@ class TrainState:
     def _untracked(self, graph: ObjectGraph) -> list[Any]:
         reached = graph.identities()
         found: dict[int, Any] = {}
-        for obj in self.trackables.values():
+        for obj in self._members():
             for variable in variables_of(obj):
                 if id(variable) not in reached:
                     found.setdefault(id(variable), variable)
@@ -252,7 +281,8 @@ class TrainState:
 
     def _entries(self, graph: ObjectGraph) -> list[Entry]:
         owners: dict[int, str] = {}
-        for name, obj in self.trackables.items():
+        named = [(name, m) for name, o in self.trackables.items() for m in members([o])]
+        for name, obj in named:
             for variable in variables_of(obj):
                 label = getattr(variable, "path", getattr(variable, "name", ""))
                 owners.setdefault(id(variable), f"{name}: {label}")
@@ -262,6 +292,15 @@ class TrainState:
         ]
 
 
+def _as_trackable(name: str, obj: Any) -> Any:
+    """Returns what stands in a checkpoint for an object, mostly itself."""
+    if has_python_state(obj):
+        return SavedObject(obj, name=name)
+    # Keras 3's metrics are nothing that TensorFlow tracks, but may be in a list.
+    is_tracked = hasattr(obj, "_serialize_to_tensors")
+    return obj if is_tracked or not variables_of(obj) else [obj]
+
+
 def _check_trackable(name: str, obj: Any) -> None:
     if name in _RESERVED:
         raise ValueError(f"the name {name!r} is taken by the checkpoint itself")
@@ -269,8 +308,9 @@ def _check_trackable(name: str, obj: Any) -> None:
         tf.train.Checkpoint(**{name: obj})
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name}={type(obj).__name__} can't be saved by TensorFlow; pass models, "
-            "optimizers, tf.Variable or tf.Module objects, and plain values in extra"
+            f"{name}={type(obj).__name__} can't be saved; pass models, optimizers, "
+            "tf.Variable or tf.Module objects, random generators, objects with state() "
+            "and load_state(state), and plain values in extra"
         ) from error
 
 

@@ -1,0 +1,81 @@
+"""Python objects with a state of their own, as parts of a checkpoint.
+
+    TrainState(model=model, sampler=sampler, noise=np.random.default_rng(1))
+    TrainState(model=model, python_random=True)
+
+Random generators of Python and NumPy, and objects with methods `state()` and
+`load_state(state)`, are saved as bytes, without pickle, and put back in place.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from resumable_tf.errors import StateError
+from resumable_tf.state.python_objects import (
+    freeze,
+    global_random,
+    set_global_random,
+    thaw,
+)
+from resumable_tf.state.python_values import NotStorable, decode, encode
+
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+
+
+class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
+    """Stands in a checkpoint for an object that TensorFlow can't track."""
+
+    def __init__(self, obj: Any, *, name: str) -> None:
+        """Takes the object.
+
+        Args:
+            obj: A generator, or an object with `state()` and `load_state()`.
+            name: What to call it in errors.
+        """
+        super().__init__()
+        self._obj, self._name = obj, name
+
+    def serialize(self) -> bytes:
+        """Returns its state as bytes; TensorFlow asks while saving.
+
+        Raises:
+            StateError: If the state is not made of plain values.
+        """
+        try:
+            return encode(freeze(self._obj))
+        except NotStorable as error:
+            raise StateError(
+                f"{self._name}={type(self._obj).__name__} can't be saved ({error}); "
+                "let state() return numbers, strings, arrays, and lists and "
+                "dictionaries of these"
+            ) from error
+
+    def deserialize(self, string_value: bytes) -> None:
+        """Puts the state back in place; TensorFlow calls it while restoring."""
+        thaw(decode(string_value), self._obj, name=self._name)
+
+
+class GlobalRandom(tf.train.experimental.PythonState):  # type: ignore[misc]
+    """Python's `random` and NumPy's `np.random`, as they are in this process."""
+
+    def serialize(self) -> bytes:
+        """Returns both states as bytes; TensorFlow asks while saving."""
+        return encode(global_random())
+
+    def deserialize(self, string_value: bytes) -> None:
+        """Puts both back; TensorFlow calls it while restoring."""
+        set_global_random(decode(string_value))
+
+
+def has_python_state(obj: Any) -> bool:
+    """Returns whether an object is saved through `SavedObject`."""
+    if isinstance(obj, _GENERATORS):
+        return True
+    is_own = callable(getattr(obj, "state", None)) and hasattr(obj, "load_state")
+    is_tracked = isinstance(obj, (tf.Module, tf.train.experimental.PythonState))
+    return is_own and not is_tracked and not isinstance(obj, type)
