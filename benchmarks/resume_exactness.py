@@ -1,12 +1,12 @@
 """Who resumes Keras programs exactly? Three ways, really killed and started again.
 
     python benchmarks/resume_exactness.py
-    python benchmarks/resume_exactness.py --programs mlp gan --kills 5 6
+    python benchmarks/resume_exactness.py --programs mlp gan --kills 5 6 --kills 1
 
 Each program of `tests/helpers/keras_programs.py` trains once without interruption, and
-once for each way in processes that SIGKILL ends after some batches, until one ends by
-itself. Compared are all variables and the history, bit for bit, and how many batches
-were trained in all.
+once for each way and plan of kills in processes that SIGKILL ends after so many
+batches, until one ends by itself. Compared are all variables and the history, bit for
+bit, and how many batches were trained in all.
 
 - `Checkpoint`: `tf.train.Checkpoint(model=, optimizer=)` saved every 3 batches through
   a `CheckpointManager`, restored before `fit`, which begins with the step's epoch.
@@ -33,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 WAYS = ("Checkpoint", "BackupAndRestore", "ResumeCallback")
 EVERY, PAUSE_SECS = 3, 0.2
+# In two epochs; early and late; by an epoch's end; at the first batch, before any save.
+PLANS = [[5, 6], [2, 9], [10], [1]]
 
 
 def plain_checkpoint(program: Any, run_dir: str) -> tuple[list[Any], dict[str, Any]]:
@@ -121,7 +123,9 @@ def trained_batches(run_dir: str) -> int:
 
 def compare(program: str, way: str, directory: str, kills: list[int]) -> list[str]:
     """Returns the cells of one way: exact or not, and extra or lost batches."""
-    whole, run_dir = f"{directory}/{program}-whole", f"{directory}/{program}-{way}"
+    plan = "-".join(map(str, kills))
+    whole = f"{directory}/{program}-whole"
+    run_dir = f"{directory}/{program}-{way}-{plan}"
     for kill_at in [*kills, None]:
         outcome = start(program, way, run_dir, kill_at)
         if outcome not in ("killed", "ended"):
@@ -148,7 +152,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--programs", nargs="*")
-    parser.add_argument("--kills", nargs="*", type=int, default=[5, 6])
+    parser.add_argument(
+        "--kills", nargs="+", type=int, action="append", help="one plan; repeatable"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--way", default="", help=argparse.SUPPRESS)
     parser.add_argument("--run-dir", help=argparse.SUPPRESS)
@@ -160,20 +166,27 @@ def main() -> None:
         return
     from helpers.keras_programs import PROGRAMS
 
+    report(args.programs or list(PROGRAMS), args.kills or PLANS)
+
+
+def report(programs: list[str], plans: list[list[int]]) -> None:
+    """Runs all, and prints a table for each plan of kills."""
     columns = [cell for way in WAYS for cell in (way, "batches")]
-    table = Table("program", *columns)
+    tables = [Table("program", *columns, title=f"killed after {p}") for p in plans]
     console = Console(width=130)
     with tempfile.TemporaryDirectory() as directory:
-        for program in args.programs or PROGRAMS:
+        for program in programs:
             start(program, "none", f"{directory}/{program}-whole", None)
-            cells = [compare(program, way, directory, args.kills) for way in WAYS]
-            table.add_row(program, *[cell for pair in cells for cell in pair])
-            console.print(program, *cells)
-    console.print(table)
+            for plan, table in zip(plans, tables, strict=True):
+                cells = [compare(program, way, directory, plan) for way in WAYS]
+                table.add_row(program, *[cell for pair in cells for cell in pair])
+                console.print(program, plan, *cells)
+    for table in tables:
+        console.print(table)
     console.print(
-        f"Killed after {args.kills} batches of a start; saves every {EVERY}. "
-        "Exact: equal in all variables and the history. Batches: trained more (+) or "
-        "fewer (-) than without a kill."
+        f"Killed after so many batches of a start; saves every {EVERY}. Exact: equal "
+        "in all variables and the history. Batches: trained more (+) or fewer (-) "
+        "than without a kill."
     )
 
 
