@@ -48,3 +48,11 @@ def test_a_killed_fit_equals_one_that_was_never_killed(
     assert sorted(one.files) == sorted(other.files)
     for key in one.files:
         np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_on_two_replicas_equals_plain_fit(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "helpers.two_replicas", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "differences: []", done.stderr[-3000:]
