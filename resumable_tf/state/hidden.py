@@ -81,9 +81,11 @@ class HiddenState:
 def _attributes(trackables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yields the attributes of modules and layers, and what is in containers there."""
     for name, root in trackables.items():
-        owners = [root, *getattr(root, "submodules", ())]
         flatten = getattr(root, "_flatten_layers", None)
-        owners += list(flatten()) if flatten is not None else []
+        if flatten is not None:
+            owners = [root, *flatten()]
+        else:  # tf_keras' recurrent layers can't list their submodules.
+            owners = [root, *getattr(root, "submodules", ())]
         seen: set[int] = set()
         for owner in owners:
             is_module = isinstance(owner, tf.Module) or flatten is not None

@@ -1,12 +1,14 @@
 """python -m helpers.two_replicas RUN_DIR: `fit` on two logical CPUs, interrupted.
 
-Prints what differs from plain `fit` there; nothing if nothing does. The devices must be
-made before TensorFlow does anything, so it needs a process of its own.
+Prints what differs from plain `fit` there; nothing if nothing does. With tf_keras, from
+an uninterrupted `fit` with ResumeCallback, which is not plain `fit` there. The devices
+must be made before TensorFlow does anything, so it needs a process of its own.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 
 import tensorflow as tf
 
@@ -17,11 +19,14 @@ tf.config.set_logical_device_configuration(
 
 from helpers.fit_runs import differences, fit, interrupted_fit  # noqa: E402
 from helpers.fit_variants import two_replicas  # noqa: E402
-from helpers.keras_programs import fresh  # noqa: E402
+from helpers.keras_programs import IS_KERAS_3, fresh  # noqa: E402
+
+import resumable_tf as rtf  # noqa: E402
 
 
 def main() -> None:
-    expected = fit(fresh(two_replicas), [])
+    ours = [] if IS_KERAS_3 else [rtf.ResumeCallback(tempfile.mkdtemp())]
+    expected = fit(fresh(two_replicas), ours)
     result = interrupted_fit(
         "", sys.argv[1], every=3, kills=[5, 7], program=lambda: fresh(two_replicas)
     )
