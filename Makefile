@@ -18,7 +18,8 @@ EVAL_ARGS ?=
 
 # The resume tests, which must hold with both Keras and with the oldest TensorFlow too.
 RESUME_TESTS := tests/resume/test_fit_resume.py tests/crash/test_fit_killed.py \
-    tests/unit/test_resumable_iterator.py tests/unit/test_state_objects.py
+    tests/resume/test_other_objects.py tests/unit/test_resumable_iterator.py \
+    tests/unit/test_state_objects.py
 # All that CI has no time for is left out: MARKS="not proof" runs the slow ones too.
 MARKS ?= not slow and not proof and not tpu
 OLD := $(VENV)-old
