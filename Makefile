@@ -78,6 +78,7 @@ $(VENV)/installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 
 $(OLD)/installed-test: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/python -m pip install --quiet --upgrade "pip>=25"
 	$(OLD)/bin/python -m pip install --quiet --editable ".[test]" \
 	    "tensorflow==2.19.*" "tensorflow-text==2.19.*" "tf-keras==2.19.*"
 	touch $@
