@@ -2,9 +2,9 @@
 
 Started by `train_vs_pytorch.py`; needs only torch and NumPy, so it may run on an
 interpreter of its own. What is equal: sizes, tied embedding, pre- or post-norm,
-label smoothing, Adam, dropout on embeddings and residuals only, as in the paper (it
-lets PyTorch take its fused attention). PyTorch's attention has biases, ours has none:
-under 0.1% of the work.
+label smoothing, Adam. PyTorch's attention has biases, ours has none: under 0.1% of the
+work. `nn.Transformer` also drops attention weights and inside its feed-forward layers;
+`--dropout paper` takes that out, and lets PyTorch take its fused attention.
 The batches lie in memory as tensors, so PyTorch pays nothing for input.
 """
 
@@ -40,8 +40,13 @@ Batch = dict[str, Any]
 class TorchTransformer(nn.Module):
     """`nn.Transformer` with one embedding for source, target and output."""
 
-    def __init__(self, sizes: dict[str, Any]) -> None:
-        """Builds it from the fields of `models.TransformerConfig`."""
+    def __init__(self, sizes: dict[str, Any], *, is_as_in_paper: bool) -> None:
+        """Builds it.
+
+        Args:
+            sizes: The fields of `models.TransformerConfig`.
+            is_as_in_paper: Whether to drop embeddings and residuals only.
+        """
         super().__init__()
         dim = sizes["model_dim"]
         self.dim, self.num_heads = dim, sizes["num_heads"]
@@ -59,7 +64,7 @@ class TorchTransformer(nn.Module):
             batch_first=True,
             norm_first=sizes["norm"] == "pre",
         )
-        for module in self.modules():
+        for module in self.modules() if is_as_in_paper else ():
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0
             elif hasattr(module, "linear1"):
@@ -154,7 +159,9 @@ class PyTorchTraining:
         """Builds model and optimizer from the plan of `train_vs_pytorch.py`."""
         torch.manual_seed(1)
         self._plan, self._batches = plan, batches
-        self.model = TorchTransformer(plan["sizes"])
+        self.model = TorchTransformer(
+            plan["sizes"], is_as_in_paper=plan["dropout"] == "paper"
+        )
         self.model.train()
         self._call = torch.compile(self.model) if plan["compile"] else self.model
         adam = plan["adam"]

@@ -13,6 +13,10 @@ implementations differ. `--batches bucketed` gives it the same pairs as padded b
 of similar lengths, what is common where rows are not packed. Which of the two suits
 PyTorch better depends on the machine: compare with the better one.
 
+By default `torch.nn.Transformer` is as it ships: it also drops attention weights and
+inside the feed-forward layers. `--dropout paper` takes that out of it, since our model,
+like the paper's, drops embeddings and residuals only: then both are the same function.
+
 PyTorch runs as its users run it. Our training sets glibc's malloc to keep freed
 memory; `--same-malloc` gives PyTorch these settings as well.
 
@@ -56,6 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=5, help="steps before timing")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batches", choices=["packed", "bucketed"], default="packed")
+    parser.add_argument("--dropout", choices=["module", "paper"], default="module")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument("--pytorch-python", default=sys.executable)
     parser.add_argument(
@@ -80,6 +85,7 @@ def start_workers(args: argparse.Namespace, directory: str) -> list[Worker]:
         "adam": asdict(recipe.adam),
         "export": export,
         "batches": args.batches,
+        "dropout": args.dropout,
         "compile": args.compile,
         "threads": args.threads,
     }
@@ -166,8 +172,9 @@ def main() -> None:
                     f"{about['num_parameters']:,} parameters"
                 )
             console.print(
-                f"{args.preset}, {args.batches} batches for PyTorch, {args.threads} "
-                f"threads, {args.rounds} rounds of {args.steps} steps each"
+                f"{args.preset}; for PyTorch {args.batches} batches and dropout of the "
+                f"{args.dropout}; {args.threads} threads, {args.rounds} rounds of "
+                f"{args.steps} steps each"
             )
             report(console, workers, measure(workers, args))
             warn_if_busy(console, args.threads)
