@@ -22,6 +22,7 @@ RESUME_TESTS := tests/resume/test_fit_resume.py tests/crash/test_fit_killed.py \
     tests/unit/test_state_objects.py
 # All that CI has no time for is left out: MARKS="not proof" runs the slow ones too.
 MARKS ?= not slow and not proof and not tpu
+SELECT ?=
 OLD := $(VENV)-old
 
 .PHONY: train test test-slow test-legacy test-old proof lint format clean help
@@ -43,12 +44,12 @@ test-slow: $(VENV)/installed-test
 
 # The resume tests on tf_keras.
 test-legacy: $(VENV)/installed-test
-	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -m "$(MARKS)" $(RESUME_TESTS)
+	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
 
 # The resume tests on TensorFlow 2.19, with Keras 3 and with tf_keras.
 test-old: $(OLD)/installed-test
-	$(OLD)/bin/python -m pytest -m "$(MARKS)" $(RESUME_TESTS)
-	TF_USE_LEGACY_KERAS=1 $(OLD)/bin/python -m pytest -m "$(MARKS)" $(RESUME_TESTS)
+	$(OLD)/bin/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
+	TF_USE_LEGACY_KERAS=1 $(OLD)/bin/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
 
 proof: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
@@ -62,7 +63,7 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pip that comes with Python 3.10 searches for a matching set of packages for hours.
+# The pip that comes with Python 3.10 had not found a set of packages in ten minutes.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"

@@ -40,7 +40,8 @@ FLAGS = {
 }
 
 MANIFEST = """
-step epoch batch files inventory data extra metrics versions topology config time
+step epoch batch files inventory optimizers data extra metrics versions topology config
+time
 format_version
 """.split()
 

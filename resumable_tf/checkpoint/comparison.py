@@ -1,6 +1,7 @@
 """Saved against live, before any live object is touched.
 
 check_inventory(manifest, state.inventory())
+check_optimizers(manifest, state.optimizers())
 check_data(manifest, state.describe_data())
 """
 
@@ -61,6 +62,31 @@ def check_inventory(manifest: Manifest, entries: Iterable[Entry]) -> None:
     raise CheckpointMismatchError(
         "\n".join(lines), missing=missing, unexpected=unexpected, changed=changed
     )
+
+
+def check_optimizers(manifest: Manifest, optimizers: Mapping[str, str]) -> None:
+    """Compares the classes of a checkpoint's optimizers with those of this start.
+
+    Args:
+        manifest: The checkpoint.
+        optimizers: Class of each live optimizer, by its path.
+
+    Raises:
+        CheckpointMismatchError: If one is of another class.
+    """
+    saved = manifest.optimizers
+    changed = [
+        f"{path}: checkpoint {saved.get(path)}, now {optimizers.get(path)}"
+        for path in sorted({*saved, *optimizers})
+        if saved.get(path) != optimizers.get(path)
+    ]
+    if changed:
+        lines = [
+            f"cannot restore step {manifest.step}: the optimizer is another one.",
+            *_section("different", changed, {}),
+            "Use the optimizer that it was, or start a new run directory.",
+        ]
+        raise CheckpointMismatchError("\n".join(lines), changed=changed)
 
 
 def check_data(

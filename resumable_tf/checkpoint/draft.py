@@ -41,6 +41,7 @@ def draft_manifest(
         batch=batch,
         files=(),
         inventory={},
+        optimizers=state.optimizers(),
         data=None if described is None else normalize_json(described, what="data"),
         extra=normalize_json(state.extra, what="state.extra"),
         metrics=_finite(metrics or {}),

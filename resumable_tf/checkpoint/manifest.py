@@ -58,6 +58,7 @@ class Manifest:
         files: The bundle's files.
         inventory: Every value of the bundle by TensorFlow's key, without TensorFlow's
             own bookkeeping (`save_counter` and the object graph).
+        optimizers: Class of each optimizer, by its path in the object graph.
         data: What the data said about itself, None without data.
         extra: The loop's own values.
         metrics: Metrics at this step.
@@ -73,6 +74,7 @@ class Manifest:
     batch: int | None
     files: tuple[FileRecord, ...]
     inventory: Mapping[str, TensorSpec]
+    optimizers: Mapping[str, str]
     data: Mapping[str, Any] | None
     extra: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -227,6 +229,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "batch": (int, type(None)),
     "files": (list,),
     "inventory": (dict,),
+    "optimizers": (dict,),
     "data": (dict, type(None)),
     "extra": (dict,),
     "metrics": (dict,),

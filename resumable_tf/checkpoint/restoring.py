@@ -12,7 +12,11 @@ import logging
 
 from resumable_tf.checkpoint.bundle import open_bundle
 from resumable_tf.checkpoint.catalog import Catalog
-from resumable_tf.checkpoint.comparison import check_data, check_inventory
+from resumable_tf.checkpoint.comparison import (
+    check_data,
+    check_inventory,
+    check_optimizers,
+)
 from resumable_tf.checkpoint.environment import changes, environment
 from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
 from resumable_tf.checkpoint.lineage import MayChange
@@ -123,6 +127,7 @@ def _restore(
             may_change=may_change if can_change else None,
         )
         check_inventory(info.manifest, state.inventory())
+        check_optimizers(info.manifest, state.optimizers())
         specs = info.manifest.inventory.items()
         state.apply(path, {key: (spec.shape, spec.dtype) for key, spec in specs})
     differing = changes(info.manifest.versions, environment())

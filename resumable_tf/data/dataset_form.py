@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 _MOST_VALUES = 16
+# Behind these a shuffle draws again while one iterator is read, or is read once only.
+_NESTING = ("Repeat", "FlatMap", "Interleave", "Concatenate", "Cache")
 
 
 def describe_dataset(dataset: Any) -> list[Any]:
@@ -30,6 +32,15 @@ def describe_dataset(dataset: Any) -> list[Any]:
         described.append([type(current).__name__, _numbers(current)])
         queue.extend(current._inputs())
     return described
+
+
+def draws_underway(pipeline: list[Any]) -> bool:
+    """Returns whether a shuffle may be begun anew while one iterator is read.
+
+    Args:
+        pipeline: What `describe_dataset` returned.
+    """
+    return any(word in name for name, _ in pipeline for word in _NESTING)
 
 
 def _numbers(dataset: Any) -> dict[str, Any]:

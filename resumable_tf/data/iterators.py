@@ -33,25 +33,32 @@ class Iterators:
         self.dataset = dataset
         self.count = 0
         self._returns_scratch = returns_scratch
-        self._seeds: tuple[Position, int] | None = None
+        self._seeds: tuple[Position, int, bool] | None = None
 
-    def reseed(self, position: Position, num_made_since: int) -> None:
+    def reseed(
+        self, position: Position, num_made_since: int, *, reads_on: bool
+    ) -> None:
         """Lets the next iterator be made as in the run that was interrupted.
 
         Args:
             position: State of an iterator of an earlier epoch.
             num_made_since: Iterators made and not used since that one.
+            reads_on: Whether that epoch drew more seeds after that state, which reading
+                it to its end draws again.
         """
-        self._seeds = position, num_made_since
+        self._seeds = position, num_made_since, reads_on
 
     def __iter__(self) -> Any:
         """Makes an iterator."""
         self.count += 1
         if self._seeds is not None:
-            position, num_made_since = self._seeds
+            position, num_made_since, reads_on = self._seeds
             self._seeds = None
             scratch = iter(self.dataset)
             write_iterator(scratch, position)
+            if reads_on:
+                for _ in scratch:
+                    pass
             for _ in range(num_made_since):
                 iter(self.dataset)
             if self._returns_scratch and self.count == 1:

@@ -28,7 +28,6 @@ from resumable_tf.data.iterator_state import (
     size_bytes,
     write_iterator,
 )
-from resumable_tf.data.iterators import Iterators
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_values import decode, encode
 
@@ -62,7 +61,6 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
         self.batch = 0
         self._dataset = dataset
         self._strategy = strategy
-        self._iterators = Iterators(dataset, returns_scratch=False)
         self._iterator: Any = None
         self._safe: Position | None = None
         self._safe_batch = 0
@@ -79,7 +77,7 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
             StateError: If the dataset has no batch, or one that replicas can't share.
         """
         if self._iterator is None:
-            self._iterator = iter(self._iterators)
+            self._iterator = iter(self._dataset)
         values = next(self._iterator, None)
         if values is None:
             self._begin_epoch()
@@ -126,21 +124,19 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
         self._safe, self._iterator = None, None
         if not record["position"]:
             return
-        self._iterator = iter(self._iterators)
+        self._iterator = iter(self._dataset)
         write_iterator(self._iterator, record["position"])
         self._safe = record["position"]
         self._safe_batch = self.batch - record["skip"]
         for _ in range(record["skip"]):
             next(self._iterator)
-        # The next epoch's iterator gets the seeds of the run that was interrupted.
-        self._iterators.reseed(record["position"], 0)
 
     def fingerprint(self) -> bytes:
         """Returns what is equal in equal positions; TensorFlow's state is not."""
         return encode({"epoch": self.epoch, "batch": self.batch})
 
     def _begin_epoch(self) -> None:
-        self._iterator = iter(self._iterators)
+        self._iterator = iter(self._dataset)
         self._safe = None
         self.epoch += 1
         self.batch = 0

@@ -142,6 +142,14 @@ class TrainState:
         """Returns every variable of the state, and those of each replica."""
         return [n.obj for n in self._graph().nodes if is_variable(n.obj)]
 
+    def optimizers(self) -> dict[str, str]:
+        """Returns the class of each optimizer, by its path in the object graph.
+
+        Two of them may have the same variables (Adam and AdamW) and mean other things.
+        """
+        found = (node for node in self._graph().nodes if is_optimizer(node.obj))
+        return {node.path: type(node.obj).__name__ for node in found}
+
     def readers(self) -> Iterator[tuple[Entry, Any, Callable[[], Any]]]:
         """Yields every entry with the object it belongs to and what reads its value."""
         graph = self._graph()

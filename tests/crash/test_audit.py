@@ -24,8 +24,17 @@ PROGRAM = ROOT / "tests" / "helpers" / "leaky_programs.py"
 pytestmark = pytest.mark.crash
 FILE = "leaky_programs.py"
 
-# What is planted, the cause, and what must be named; the rest is slow.
+# What is planted, the cause, and what must be named.
 IN_SUITE = {"data_from_the_start"}
+IN_CI = {
+    "batch_norm_statistics",
+    "clock",
+    "dropout_seed",
+    "fit_counter",
+    "numpy_global",
+    "optimizer_slots",
+    "saved_before_counting",
+}
 LEAKS = {
     "dropout_seed": (Cause.RANDOM, f"noise in dropout_seed() of {FILE}"),
     "shuffle_without_seed": (Cause.NOT_DETERMINISTIC, "they read other batches"),
@@ -53,7 +62,9 @@ LEAKS = {
 
 
 def marked(name: str) -> list[pytest.MarkDecorator]:
-    return [] if name in IN_SUITE else [pytest.mark.slow]
+    if name in IN_SUITE:
+        return []
+    return [pytest.mark.slow if name in IN_CI else pytest.mark.proof]
 
 
 def run(name: str, directory: Path, *, steps: int = 10) -> AuditReport:

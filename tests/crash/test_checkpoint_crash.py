@@ -17,6 +17,11 @@ import pytest
 
 TESTS = Path(__file__).parent.parent
 pytestmark = pytest.mark.crash
+# The default in CI; both in the proof.
+MODES = [
+    pytest.param("async", marks=pytest.mark.slow),
+    pytest.param("sync", marks=pytest.mark.proof),
+]
 
 
 def run_matrix(directory: Path, *flags: str) -> int:
@@ -50,9 +55,8 @@ def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["local", "object"])
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_kill_at_each_operation_of_several_saves(
     tmp_path: Path, mode: str, scheme: str
 ) -> None:
@@ -68,8 +72,7 @@ def test_kill_at_each_operation_on_google_cloud_storage(tmp_path: Path) -> None:
     assert num_killed > 30
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_kills_spread_over_tensorflows_own_writing(tmp_path: Path, mode: str) -> None:
     flags = ("--timed=16", "--saves=8", "--size=2000000", f"--mode={mode}")
     assert run_matrix(tmp_path, *flags, "--scheme=local") > 5

@@ -114,11 +114,14 @@ def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> Non
         line.replace("runs/", f"{shlex.quote(str(tmp_path))}/")
         for line in block.splitlines()
     ]
-    train, export, translate, evaluate = commands
+    train, export, translate, evaluate, ls, inspect, verify = commands
     _shell(train)
     assert "times as large" in _shell(export)
     assert len(_shell(translate).splitlines()) == 1
     assert re.search(r"^BLEU \d+\.\d+ ", _shell(evaluate), flags=re.M)
+    assert re.search(r"^\s*20 +0 +20 ", _shell(ls), flags=re.M)
+    assert "model/decoder_norm" in _shell(inspect)
+    assert re.search(r"^step 20: good, 2 files", _shell(verify), flags=re.M)
     (snippet,) = _blocks(FORMAT_PAGE, "python")
     assert "runs/demo/checkpoints" in snippet
     local = snippet.replace("runs/", f"{tmp_path}/")

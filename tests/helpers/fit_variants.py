@@ -132,6 +132,12 @@ def two_shuffles() -> Program:
     return Program(small_model(), {"x": data.shuffle(3).prefetch(2), "epochs": 4})
 
 
+def repeated() -> Program:
+    """Each epoch passes twice over the data, in two orders."""
+    data = shuffled(*arrays()).repeat(2)
+    return Program(small_model(), {"x": data, "epochs": 3})
+
+
 def late_model() -> Program:
     model = Late()
     model.compile("adam", "mse", metrics=["mae"])
@@ -213,6 +219,7 @@ VARIANTS: dict[str, Callable[[], Program]] = {
     "steps_per_execution": steps_per_execution,
     "unknown_length": unknown_length,
     "two_shuffles": two_shuffles,
+    "repeated": repeated,
     "late_model": late_model,
     "own_callback": own_callback,
     "early_stopping": early_stopping,

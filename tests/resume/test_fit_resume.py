@@ -40,6 +40,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
+SLOW = {True: pytest.mark.slow, False: pytest.mark.proof}
+HARD = {"repeated", "two_shuffles"}
 COMMON = {"numpy_arrays", "py_dataset", "two_shuffles", "own_callback", "late_model"}
 VALIDATED = sorted(name for name in VARIANTS if name.startswith("validation"))[::-1]
 
@@ -76,8 +78,15 @@ def test_validation_goes_on_in_the_order_that_is_due(
     assert not differences(expected, result)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", range(1, 24, 2))
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(
+            kill, marks=pytest.mark.slow if kill % 5 == 1 else pytest.mark.proof
+        )
+        for kill in range(1, 24)
+    ],
+)
 def test_an_interruption_after_any_batch_equals_plain_fit(
     kill: int, tmp_path: Path
 ) -> None:
@@ -87,8 +96,15 @@ def test_an_interruption_after_any_batch_equals_plain_fit(
     assert not differences(expected, result)
 
 
-@pytest.mark.proof
-@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() | VARIANTS.keys()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name in HARD else pytest.mark.proof
+        )
+        for name in sorted(PROGRAMS.keys() | VARIANTS.keys())
+    ],
+)
 def test_saves_at_epochs_ends_and_many_short_lives_equal_plain_fit(
     name: str, tmp_path: Path
 ) -> None:

@@ -64,6 +64,10 @@ def built(model: Any, optimizer: str = "adam") -> Any:
 OTHERS: dict[str, tuple[Any, set[str]]] = {
     "another architecture": (lambda: built(Deeper()), {"missing"}),
     "another optimizer": (lambda: built(Net(), "rmsprop"), {"unexpected"}),
+    "another optimizer with the same variables": (
+        lambda: built(Net(), "adamw"),
+        {"changed"},
+    ),
     "a renamed layer": (lambda: built(Renamed()), {"missing", "unexpected"}),
     "a changed shape": (lambda: built(Net(units=5)), {"changed"}),
     "a changed dtype": (lambda: built(Net(dtype="float64")), {"changed"}),

@@ -29,6 +29,14 @@ STRATEGIES = {
 }
 
 
+# What two replicas add is a matter of minutes, not of CI.
+MIRRORED_IN_PROOF = pytest.mark.parametrize(
+    "reference",
+    ["one", pytest.param("mirrored", marks=pytest.mark.proof)],
+    indirect=True,
+)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.tsv")
@@ -85,6 +93,7 @@ def test_killed_before_the_first_save_and_in_every_later_call_it_is_the_same(
 
 @pytest.mark.crash
 @pytest.mark.slow
+@MIRRORED_IN_PROOF
 def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +196,7 @@ def test_two_replicas_train_the_same_batches_as_one(
     ],
 )
 @pytest.mark.slow
+@MIRRORED_IN_PROOF
 def test_other_settings_are_refused_by_name_and_nothing_is_changed(
     reference: tuple[str, Path],
     corpus: Path,

@@ -25,6 +25,10 @@ PIPELINES: dict[str, Callable[[], tf.data.Dataset]] = {
         .shuffle(2)
         .prefetch(1)
     ),
+    "passed over twice": lambda: tf.data.Dataset.range(6).shuffle(4).repeat(2).batch(2),
+    "passed over twice with prefetch": lambda: (
+        tf.data.Dataset.range(6).shuffle(4).repeat(2).batch(2).prefetch(2)
+    ),
     "endless": lambda: tf.data.Dataset.range(7).shuffle(7).repeat().batch(2),
     "cached and mapped": lambda: (
         tf.data.Dataset.range(9).cache().shuffle(9).map(lambda i: i * 2).batch(2)

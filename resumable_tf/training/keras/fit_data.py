@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.data.dataset_form import describe_dataset
+from resumable_tf.data.dataset_form import describe_dataset, draws_underway
 from resumable_tf.data.iterator_state import (
     Position,
     num_shuffles,
@@ -149,7 +149,11 @@ class FitData:
                 self._loop._inferred_steps = record["num_batches"]
         self._resumed = record, batch
         if not (record["is_live"] or self.uses_replay):
-            self.iterators.reseed(record["position"], record["made_since"])
+            self.iterators.reseed(
+                record["position"],
+                record["made_since"],
+                reads_on=draws_underway(describe_dataset(self._dataset)),
+            )
 
     def after_batch(self) -> None:
         """Notes that a call of the training step is over."""
@@ -299,9 +303,8 @@ class FitData:
             self._loop._steps_seen = record["seen"] + self._loop.steps_per_execution
         if not self.uses_replay:
             write_iterator(iterator, record["position"])
+            # Iterators to come get the seeds that are due: all draw from one generator.
             self._safe = record["position"]
-            # Iterators to come get the seeds of the run that was interrupted.
-            self.iterators.reseed(record["position"], 0)
         for _ in range(record["consumed"]):
             next(iterator)
         self._consumed += record["consumed"]

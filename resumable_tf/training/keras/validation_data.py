@@ -17,12 +17,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.data.dataset_form import describe_dataset
+from resumable_tf.data.dataset_form import describe_dataset, draws_underway
 from resumable_tf.errors import DataMismatchError, StateError
 from resumable_tf.training.keras.fit_call import FitCall
 
-# Behind these a shuffle draws again while one iterator is read, or is read once only.
-_NESTING = ("Repeat", "FlatMap", "Interleave", "Concatenate", "Cache")
 _RESHUFFLES = "_reshuffle_each_iteration"
 
 Record = dict[str, Any]
@@ -46,9 +44,7 @@ class ValidationData:
         shuffles = _reshuffles(dataset)
         self._pipeline = describe_dataset(dataset) if shuffles else []
         # Reading on is needed only where more seeds may be drawn underway.
-        self._is_read = any(
-            word in name for name, _ in self._pipeline for word in _NESTING
-        )
+        self._is_read = draws_underway(self._pipeline)
         self._counted: _Counted | None = None
         self._record: Record = {}
         of_training = {id(shuffle) for shuffle in _reshuffles(call.training_data)}
