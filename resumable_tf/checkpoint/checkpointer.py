@@ -129,13 +129,18 @@ class Checkpointer:
         """
         self._begin(allow_batch_size_change)
         self._lease.take()
-        self._catalog.clean()
-        self._catalog.check_state_file()
-        info = restore_newest(
-            *(self._catalog, self.storage, state),
-            quarantines=True,
-            may_change=self._changes.may_change,
-        )
+        try:
+            self._catalog.clean()
+            self._catalog.check_state_file()
+            info = restore_newest(
+                *(self._catalog, self.storage, state),
+                quarantines=True,
+                may_change=self._changes.may_change,
+            )
+        except BaseException:
+            # What can't go on with the run does not keep others from it.
+            self._lease.release()
+            raise
         self._restored(state, info)
         self._changes.record(step=state.step)
         return info

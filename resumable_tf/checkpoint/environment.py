@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
     return {
         "resumable_tf": _installed("resumable-tf"),
         "tensorflow": tf.__version__,
-        "keras": str(tf.keras.__version__),
+        "keras": _keras(),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
@@ -42,6 +42,12 @@ def changes(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         for name in sorted(set(saved) & set(now) - _UNRELATED)
         if saved[name] != now[name]
     ]
+
+
+def _keras() -> str:
+    """Returns which Keras `tf.keras` is, and its version."""
+    package = tf.keras.Model.__module__.split(".")[0]
+    return f"{package} {_installed(package.replace('_', '-'))}"
 
 
 def _installed(package: str) -> str:
