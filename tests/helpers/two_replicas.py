@@ -1,14 +1,12 @@
 """python -m helpers.two_replicas RUN_DIR: `fit` on two logical CPUs, interrupted.
 
-Prints what differs from plain `fit` there; nothing if nothing does. With tf_keras, from
-an uninterrupted `fit` with ResumeCallback, which is not plain `fit` there. The devices
-must be made before TensorFlow does anything, so it needs a process of its own.
+Prints what differs from plain `fit` there; nothing if nothing does. The devices must be
+made before TensorFlow does anything, so it needs a process of its own.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 
 import tensorflow as tf
 
@@ -19,14 +17,11 @@ tf.config.set_logical_device_configuration(
 
 from helpers.fit_runs import differences, fit, interrupted_fit  # noqa: E402
 from helpers.fit_variants import two_replicas  # noqa: E402
-from helpers.keras_programs import IS_KERAS_3, fresh  # noqa: E402
-
-import resumable_tf as rtf  # noqa: E402
+from helpers.keras_programs import fresh  # noqa: E402
 
 
 def main() -> None:
-    ours = [] if IS_KERAS_3 else [rtf.ResumeCallback(tempfile.mkdtemp())]
-    expected = fit(fresh(two_replicas), ours)
+    expected = fit(fresh(two_replicas), [])
     result = interrupted_fit(
         "", sys.argv[1], every=3, kills=[5, 7], program=lambda: fresh(two_replicas)
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -138,6 +138,7 @@ class FitSession:
         self._has_warned = False
         self._has_warned_of_size = False
         self._callbacks: CallbackStates | None = None
+        self._undo_slicing: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
         """Builds everything, restores the newest checkpoint and lets `fit` continue.
@@ -149,7 +150,7 @@ class FitSession:
         self._data = FitData(call)
         self.validation = ValidationData(call)
         if not call.strategy.__class__.__name__.startswith("_Default"):
-            slice_for_replicas(call)
+            self._undo_slicing = slice_for_replicas(call)
         step = trace_step(call, self._data.element_spec)
         roots = {"model": self._model, "fit": self._record}
         optimizer = getattr(self._model, "optimizer", None)
@@ -235,6 +236,7 @@ class FitSession:
             self._stop.__exit__(None, None, None)
         if self._call.is_keras_3:
             self._model._initial_epoch = None
+        self._undo_slicing()
         self._checkpointer.close()
 
     def _check(self, step: Any) -> None:

@@ -11,12 +11,15 @@ restored into them.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from resumable_tf.errors import StateError
 from resumable_tf.training.keras.fit_call import FitCall
+
+_ORIGINAL = "_resumable_original"
 
 
 def trace_step(call: FitCall, element_spec: Any) -> Any | None:
@@ -52,13 +55,16 @@ def _compiled(model: Any, is_keras_3: bool) -> Any:
     return found
 
 
-def slice_for_replicas(call: FitCall) -> None:
+def slice_for_replicas(call: FitCall) -> Callable[[], None]:
     """Makes each replica take its part of a global batch by itself.
 
     A distributed dataset's position can't be saved; the host's plain one can.
 
     Args:
         call: The running `fit`, under a strategy with replicas in one process.
+
+    Returns:
+        What gives the model its own step back, when the fit is over.
 
     Raises:
         StateError: If several steps are to run in one call.
@@ -70,7 +76,8 @@ def slice_for_replicas(call: FitCall) -> None:
             "on CPUs (\"'NoneType' object is not iterable\"). Use steps_per_execution=1"
         )
     model = call.model
-    original = model.train_step
+    # An exception may have ended an earlier fit before this was undone.
+    original = getattr(model.train_step, _ORIGINAL, model.train_step)
 
     def train_step(data: Any) -> Any:
         context = tf.distribute.get_replica_context()
@@ -78,12 +85,18 @@ def slice_for_replicas(call: FitCall) -> None:
 
     if call.is_keras_3:
         model.train_function = model._make_function(train_step)
-        return
-    model.train_step = train_step
-    try:
+    else:
+        # tf_keras looks it up whenever it traces, so it has to stay for the whole fit.
+        setattr(train_step, _ORIGINAL, original)
+        model.train_step = train_step
         model.train_function = model.make_train_function(force=True)
-    finally:
-        del model.train_step
+
+    def undo() -> None:
+        if not call.is_keras_3:
+            del model.train_step
+        model.train_function = None  # Keras makes it anew.
+
+    return undo
 
 
 def _part_of(data: Any, context: Any) -> Any:
