@@ -1,5 +1,6 @@
 """Settings of all tests: quiet TensorFlow, and hypothesis without time limits."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -22,3 +23,11 @@ def fake_gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGcs]:
     with FakeGcs() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         yield server
+
+
+def pytest_sessionfinish() -> None:
+    """Lets go of iterators that call Python while their threads can still run it.
+
+    While the interpreter ends they can't, and TensorFlow would wait for them for ever.
+    """
+    gc.collect()
