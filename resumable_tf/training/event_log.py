@@ -6,23 +6,33 @@
     events.flush()
 
 Each start writes a file of its own, whose name holds the step it began at. Files begun
-after the resumed step go; of the others only the newest can hold events beyond it.
+after the resumed step go; of the others only the newest can hold events beyond it. The
+files are records of TensorFlow (length, data and their checksums), written through
+fsspec: TensorFlow itself knows fewer file systems.
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import fsspec
+import google_crc32c
 import tensorflow as tf
 
 _PREFIX = "events.out.tfevents."
 _SUFFIX = ".resumable"
+_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 
 
 class EventLog:
-    """The event files of one directory, local or on an object store."""
+    """The event files of one directory, local or on an object store.
+
+    A local file is appended to; on object stores, which can't append, the file of this
+    start is written whole at each flush.
+    """
 
     def __init__(
         self, directory: str, *, clock: Callable[[], float] = time.time
@@ -33,22 +43,30 @@ class EventLog:
             directory: Where TensorBoard finds the files.
             clock: Seconds since 1970, the wall time of the events.
         """
-        self._directory = directory.rstrip("/")
+        self._directory = directory
+        self._is_local = "://" not in directory
         self._clock = clock
-        self._writer: Any = None
+        self._written = b""  # On an object store.
+        self._pending = b""
 
     def open(self, *, step: int) -> None:
         """Drops every event beyond `step` and begins a file for those to come."""
-        tf.io.gfile.makedirs(self._directory)
+        self._files, root = fsspec.core.url_to_fs(
+            self._directory, use_listings_cache=False
+        )
+        self._root = root.rstrip("/")
+        self._files.makedirs(self._root, exist_ok=True)
         kept = []
-        for path, first_step in self._files():
+        for path, first_step in self._own_files():
             if first_step >= step:
-                tf.io.gfile.remove(path)
+                self._files.rm_file(path)
             else:
                 kept.append(path)
         if kept:
             self._cut(kept[-1], step)
-        self._writer = self._begin(self._path(step))
+        self._path = f"{self._root}/{_PREFIX}{step:012d}{_SUFFIX}"
+        self._add(tf.compat.v1.Event(file_version="brain.Event:2"))
+        self.flush()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds an event; `record` must have an integer `step`."""
@@ -57,53 +75,66 @@ class EventLog:
             for tag, value in record.items()
             if tag != "step"
         ]
-        event = tf.compat.v1.Event(
-            wall_time=self._clock(),
-            step=record["step"],
-            summary=tf.compat.v1.Summary(value=values),
-        )
-        self._writer.write(event.SerializeToString())
+        summary = tf.compat.v1.Summary(value=values)
+        self._add(tf.compat.v1.Event(step=record["step"], summary=summary))
 
     def flush(self) -> None:
         """Hands the new events to the file system."""
-        self._writer.flush()
+        data, self._pending = self._pending, b""
+        if self._is_local:
+            with open(self._path, "ab") as file:
+                file.write(data)
+        else:
+            self._written += data
+            self._files.pipe_file(self._path, self._written)
 
-    def _path(self, first_step: int) -> str:
-        return f"{self._directory}/{_PREFIX}{first_step:012d}{_SUFFIX}"
+    def _add(self, event: Any) -> None:
+        event.wall_time = self._clock()
+        self._pending += _to_record(event.SerializeToString())
 
-    def _files(self) -> list[tuple[str, int]]:
+    def _own_files(self) -> list[tuple[str, int]]:
         """Returns our files and the steps they began at, oldest first."""
-        names = sorted(tf.io.gfile.listdir(self._directory))
-        return [
-            (f"{self._directory}/{name}", int(name[len(_PREFIX) : -len(_SUFFIX)]))
-            for name in names
-            if name.startswith(_PREFIX) and name.endswith(_SUFFIX)
-        ]
-
-    def _begin(self, path: str) -> Any:
-        writer = tf.io.TFRecordWriter(path)
-        version = tf.compat.v1.Event(
-            wall_time=self._clock(), file_version="brain.Event:2"
-        )
-        writer.write(version.SerializeToString())
-        return writer
+        found = []
+        for path in sorted(self._files.ls(self._root, detail=False)):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                found.append((path, int(name[len(_PREFIX) : -len(_SUFFIX)])))
+        return found
 
     def _cut(self, path: str, step: int) -> None:
-        """Writes a file again without what lies beyond `step`, if anything does."""
-        events = list(_complete_records(path))
-        kept = [e for e in events if tf.compat.v1.Event.FromString(e).step <= step]
-        temporary = f"{path}.tmp"
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for event in kept:
-                writer.write(event)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        """Leaves out what lies beyond `step`, and a torn end."""
+        data = self._files.cat_file(path)
+        kept = [
+            _to_record(event)
+            for event in _complete_records(data)
+            if tf.compat.v1.Event.FromString(event).step <= step
+        ]
+        if (rest := b"".join(kept)) != data:
+            temporary = f"{path}.tmp"
+            self._files.pipe_file(temporary, rest)
+            self._files.mv(temporary, path)
 
 
-def _complete_records(path: str) -> Iterator[bytes]:
+def _to_record(data: bytes) -> bytes:
+    length = _LENGTH.pack(len(data))
+    return length + _masked_crc32c(length) + data + _masked_crc32c(data)
+
+
+def _masked_crc32c(data: bytes) -> bytes:
+    """Returns a checksum as TensorFlow's record files have it (record_writer.h)."""
+    value = google_crc32c.value(data)
+    rotated = (value >> 15 | value << 17) + 0xA282EAD8
+    return _CHECKSUM.pack(rotated & 0xFFFFFFFF)
+
+
+def _complete_records(data: bytes) -> Iterator[bytes]:
     """Yields the records of a file up to the first torn one."""
-    records = iter(tf.data.TFRecordDataset(path))
-    while True:
-        try:
-            yield next(records).numpy()
-        except (StopIteration, tf.errors.DataLossError):
+    begin, header, footer = 0, _LENGTH.size + _CHECKSUM.size, _CHECKSUM.size
+    while begin + header <= len(data):
+        (length,) = _LENGTH.unpack_from(data, begin)
+        end = begin + header + length + footer
+        record = data[begin + header : end - footer]
+        if data[begin:end] != _to_record(record):
             return
+        yield record
+        begin = end

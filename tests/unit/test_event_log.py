@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import pytest
+import tensorflow as tf
 from helpers.runs import event_lines
 
-from resumable_tf.training.event_log import EventLog
+from resumable_tf.training.event_log import EventLog, _complete_records, _to_record
 
 
 def write(directory: Path, *, start: int, steps: list[int]) -> EventLog:
@@ -60,3 +62,25 @@ def test_files_of_other_programs_are_left_alone(tmp_path: Path) -> None:
     other.write_bytes(b"")
     write(directory, start=0, steps=[10])
     assert other.exists()
+
+
+def test_events_on_an_object_store_are_cut_in_the_same_way() -> None:
+    files = fsspec.filesystem("memory")
+    for start, steps in ((0, [10, 20]), (10, [20, 30])):
+        log = EventLog("memory://event-log-test/train")
+        log.open(step=start)
+        for step in steps:
+            log.append({"step": step, "loss": 0.5})
+            log.flush()
+    paths = sorted(files.ls("/event-log-test/train", detail=False))
+    records = [r for path in paths for r in _complete_records(files.cat_file(path))]
+    steps = [tf.compat.v1.Event.FromString(record).step for record in records]
+    assert steps == [0, 10, 0, 20, 30]
+
+
+def test_a_record_is_written_as_tensorflow_writes_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "theirs")
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in (b"", b"some bytes"):
+            writer.write(record)
+    assert Path(path).read_bytes() == _to_record(b"") + _to_record(b"some bytes")
