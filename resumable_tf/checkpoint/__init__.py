@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from resumable_tf.checkpoint.policy import AnyOf as AnyOf
     from resumable_tf.checkpoint.policy import EverySecs as EverySecs
     from resumable_tf.checkpoint.policy import EverySteps as EverySteps
-    from resumable_tf.checkpoint.policy import KeepLast as KeepLast
     from resumable_tf.checkpoint.run_config import RunConfig as RunConfig
     from resumable_tf.checkpoint.run_config import open_run as open_run
     from resumable_tf.checkpoint.run_config import read_run as read_run
@@ -34,7 +33,6 @@ _MODULES = {
     "EverySecs": "policy",
     "EverySteps": "policy",
     "FileRecord": "manifest",
-    "KeepLast": "policy",
     "Manifest": "manifest",
     "RunConfig": "run_config",
     "SaveHandle": "writer",

@@ -55,7 +55,7 @@ def write_bundle(
         snapshot: The values.
         storage: The run directory. If it is no local one, the bundle is written to a
             temporary directory and uploaded.
-        draft: The manifest, but for files, inventory and topology.
+        draft: The manifest, but for files, inventory, optimizers and topology.
         before_commit: Called right before the manifest is written; what it raises
             keeps it from being written.
 
@@ -82,6 +82,7 @@ def write_bundle(
                 draft,
                 files=tuple(files),
                 inventory=inventory,
+                optimizers=snapshot.optimizers,
                 topology={"num_replicas": snapshot.num_replicas},
             )
             before_commit()

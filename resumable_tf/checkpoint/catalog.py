@@ -30,7 +30,11 @@ from resumable_tf.checkpoint.layout import (
 )
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.state_file import format_state, parse_steps
-from resumable_tf.errors import CheckpointCorruptError, UsageError
+from resumable_tf.errors import (
+    CheckpointCorruptError,
+    NoCheckpointError,
+    UsageError,
+)
 from resumable_tf.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -51,6 +55,19 @@ class Catalog:
         """Returns the committed steps, oldest first."""
         found = map(step_of_manifest, self._storage.list(CHECKPOINTS))
         return sorted(step for step in found if step is not None)
+
+    def require(self, step: int) -> None:
+        """Checks that a step is committed.
+
+        Raises:
+            NoCheckpointError: If it is not; it names those that are.
+        """
+        steps = self.steps()
+        if step not in steps:
+            raise NoCheckpointError(
+                f"{self._storage.locate(CHECKPOINTS)} has no checkpoint of step "
+                f"{step}; it has {steps or 'none'}"
+            )
 
     def read(self, step: int) -> Manifest:
         """Returns a checkpoint's manifest.

@@ -30,11 +30,11 @@ from resumable_tf.checkpoint.policy import (
     AnyOf,
     EverySecs,
     EverySteps,
-    KeepLast,
     LastSave,
     SavePolicy,
 )
 from resumable_tf.checkpoint.restoring import restore_newest, restore_step
+from resumable_tf.checkpoint.retention import Candidate, KeepAny, KeepNewest
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
 from resumable_tf.checkpoint.writer import SaveHandle, Writer
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
@@ -91,7 +91,10 @@ class Checkpointer:
         if every_secs is not None:
             policies.append(EverySecs(every_secs))
         self._policy = AnyOf(*policies)
-        self._retention = KeepLast(keep_last)
+        if keep_last is not None and keep_last < 1:
+            raise ValueError(f"keep_last must be 1 or more, not {keep_last}")
+        newest = () if keep_last is None else (KeepNewest(keep_last),)
+        self._retention = KeepAny(*newest)
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
         self._config = None if config is None else dict(config)
         self._clock = clock
@@ -374,7 +377,8 @@ class Checkpointer:
             snapshot.release()
         self.committed_step = draft.step
         self._lease.check()
-        self._catalog.delete(self._retention.to_delete(self._catalog.steps()))
+        committed = [Candidate(step) for step in self._catalog.steps()]
+        self._catalog.delete(self._retention.to_delete(committed))
         self._catalog.check_state_file()
         self._catalog.drop_superseded(draft.step)
         return self._catalog.info(draft.step)

@@ -22,7 +22,7 @@ def draft_manifest(
     config: str | None,
     time: float,
 ) -> Manifest:
-    """Returns the manifest of a state, without files, inventory and topology.
+    """Returns the manifest of a state, without what its snapshot knows.
 
     Args:
         state: The live objects, between two steps.
@@ -41,7 +41,7 @@ def draft_manifest(
         batch=batch,
         files=(),
         inventory={},
-        optimizers=state.optimizers(),
+        optimizers={},
         data=None if described is None else normalize_json(described, what="data"),
         extra=normalize_json(state.extra, what="state.extra"),
         metrics=_finite(metrics or {}),

@@ -9,6 +9,7 @@ it may round differently: then that is said, once, at the restore.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -22,8 +23,9 @@ _INSTRUCTION_SETS = ("avx512f", "avx2", "avx")
 _UNRELATED = {"resumable_tf", "python", "numpy"}
 
 
-def environment() -> dict[str, str]:
-    """Returns the versions, kernels and instruction set in use."""
+@functools.cache
+def environment() -> Mapping[str, str]:
+    """Returns the versions, kernels and instruction set in use, read once."""
     return {
         "resumable_tf": _installed("resumable-tf"),
         "tensorflow": tf.__version__,

@@ -22,7 +22,6 @@ from resumable_tf.checkpoint.manifest import FileRecord, Manifest, hex_crc32c
 from resumable_tf.errors import (
     CheckpointCorruptError,
     CheckpointVersionError,
-    NoCheckpointError,
 )
 from resumable_tf.storage import Storage
 
@@ -68,14 +67,9 @@ def verify_run(
         OSError: If the storage itself fails, which says nothing of the files.
     """
     catalog = Catalog(storage)
-    committed = catalog.steps()
-    missing = sorted(set(steps or ()).difference(committed))
-    if missing:
-        raise NoCheckpointError(
-            f"{storage.locate(CHECKPOINTS)} has no checkpoint of step {missing[0]}; it "
-            f"has {committed or 'none'}"
-        )
-    for step in committed:
+    for step in steps or ():
+        catalog.require(step)
+    for step in catalog.steps():
         if steps is None or step in steps:
             yield verify_step(storage, step)
 

@@ -1,8 +1,7 @@
-"""When to save, and what to keep.
+"""When to save; `retention` says what to keep.
 
     when = AnyOf(EverySteps(1000), EverySecs(600))
     when.should_save(2000, now=clock(), last=LastSave(step=1000, time=0.0))
-    KeepLast(3).to_delete([1000, 2000, 3000, 4000])     # [1000]
 
 Policies are pure: they know nothing but their arguments.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 
@@ -202,30 +201,3 @@ class AnyOf:
         """Returns the nearest step that a policy knows, None if none does."""
         known = [policy.next_save_step(step) for policy in self.policies]
         return min((due for due in known if due is not None), default=None)
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepLast:
-    """Keeps the newest `keep_last` committed checkpoints; None keeps all."""
-
-    keep_last: int | None
-
-    def __post_init__(self) -> None:
-        """Checks the number.
-
-        Raises:
-            ValueError: If not even one checkpoint would be kept.
-        """
-        if self.keep_last is not None and self.keep_last < 1:
-            raise ValueError(f"keep_last must be 1 or more, not {self.keep_last}")
-
-    def to_delete(self, steps: Sequence[int]) -> list[int]:
-        """Returns which checkpoints to delete, oldest first.
-
-        Args:
-            steps: The steps of committed checkpoints only: what is not committed
-                must not make a good checkpoint count as old.
-        """
-        if self.keep_last is None:
-            return []
-        return sorted(set(steps))[: -self.keep_last]

@@ -21,7 +21,7 @@ from resumable_tf.checkpoint.environment import changes, environment
 from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
 from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import CheckpointInfo
-from resumable_tf.errors import CheckpointCorruptError, NoCheckpointError
+from resumable_tf.errors import CheckpointCorruptError
 from resumable_tf.state import TrainState
 from resumable_tf.storage import Storage
 
@@ -102,12 +102,7 @@ def restore_step(
         CheckpointMismatchError: If the live objects are others than the saved ones.
         DataMismatchError: If the data is not the saved one.
     """
-    steps = catalog.steps()
-    if step not in steps:
-        raise NoCheckpointError(
-            f"{storage.locate(CHECKPOINTS)} has no checkpoint of step {step}; "
-            f"it has {steps or 'none'}"
-        )
+    catalog.require(step)
     return _restore(catalog, storage, state, step, may_change)
 
 

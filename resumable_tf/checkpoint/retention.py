@@ -54,7 +54,7 @@ class KeepNewest:
 
     def to_keep(self, candidates: Sequence[Candidate]) -> set[int]:
         """Returns the newest steps."""
-        return set(sorted(candidate.step for candidate in candidates)[-self.count :])
+        return set(sorted({candidate.step for candidate in candidates})[-self.count :])
 
 
 @dataclasses.dataclass(frozen=True)

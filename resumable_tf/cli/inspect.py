@@ -76,10 +76,10 @@ def _find(storage: Storage, step: int | None) -> CheckpointInfo:
         NoCheckpointError: If it is not there.
     """
     catalog = Catalog(storage)
-    steps = catalog.steps()
-    if not steps or (step is not None and step not in steps):
-        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-        raise NoCheckpointError(
-            f"{storage.root} has no {wanted}; it has {steps or 'none'}"
-        )
-    return catalog.info(steps[-1] if step is None else step)
+    if step is None:
+        steps = catalog.steps()
+        if not steps:
+            raise NoCheckpointError(f"{storage.root} has no committed checkpoint")
+        return catalog.info(steps[-1])
+    catalog.require(step)
+    return catalog.info(step)

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from resumable_tf.checkpoint.manifest import Manifest
-from resumable_tf.errors import EXIT_FAILED, ResumableError
+from resumable_tf.errors import EXIT_FAILED, EXIT_USAGE, ResumableError, UsageError
 
 _PIPE_WIDTH = 1000
 
@@ -30,7 +30,7 @@ def guarded(show: Callable[[Console], int]) -> int:
         return show(console)
     except (ResumableError, OSError) as error:
         console.print(f"{type(error).__name__}: {error}", markup=False)
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
 def size_bytes(manifest: Manifest) -> int:

@@ -10,11 +10,9 @@ always, a Python or NumPy generator if it has been used since training began.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from resumable_tf.errors import StateError
@@ -22,9 +20,8 @@ from resumable_tf.state.coverage import identities
 from resumable_tf.state.leaf import is_variable, tensorflow_variable
 from resumable_tf.state.object_graph import ObjectGraph
 from resumable_tf.state.python_objects import freeze
+from resumable_tf.state.python_state import RANDOM_GENERATORS
 from resumable_tf.state.python_values import encode
-
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 
 
 class HiddenState:
@@ -41,7 +38,7 @@ class HiddenState:
         self._generators: list[tuple[str, Any, bytes]] = []
         self._variables: list[tuple[str, Any]] = []
         for label, value in _attributes(trackables):
-            if isinstance(value, _GENERATORS) and id(value) not in known:
+            if isinstance(value, RANDOM_GENERATORS) and id(value) not in known:
                 self._generators.append((label, value, encode(freeze(value))))
             elif isinstance(value, tf.random.Generator):
                 self._variables.append((label, value.state))
@@ -57,6 +54,8 @@ class HiddenState:
         Raises:
             StateError: If something would be lost.
         """
+        if not (self._variables or self._generators):
+            return
         variables = (node.obj for node in graph.nodes if is_variable(node.obj))
         held = identities(map(tensorflow_variable, variables))
         lost = [

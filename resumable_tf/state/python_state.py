@@ -24,7 +24,7 @@ from resumable_tf.state.python_objects import (
 )
 from resumable_tf.state.python_values import NotStorable, decode, encode
 
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+RANDOM_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 
 
 class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -74,7 +74,7 @@ class GlobalRandom(tf.train.experimental.PythonState):  # type: ignore[misc]
 
 def has_python_state(obj: Any) -> bool:
     """Returns whether an object is saved through `SavedObject`."""
-    if isinstance(obj, _GENERATORS):
+    if isinstance(obj, RANDOM_GENERATORS):
         return True
     is_own = callable(getattr(obj, "state", None)) and hasattr(obj, "load_state")
     is_tracked = isinstance(obj, (tf.Module, tf.train.experimental.PythonState))

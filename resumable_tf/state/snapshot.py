@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.state.keras_objects import is_optimizer
 from resumable_tf.state.leaf import LEGACY_NAME, is_variable, replica_components
 from resumable_tf.state.object_graph import Node, ObjectGraph
 
@@ -90,6 +91,7 @@ class Snapshot:
 
     Attributes:
         entries: What was captured, by key.
+        optimizers: Class of each optimizer, by its path in the object graph.
         num_replicas: The largest number of replicas of a variable.
     """
 
@@ -101,6 +103,7 @@ class Snapshot:
             entries: The graph's inventory; kept as it is.
         """
         self.entries = {entry.key: entry for entry in entries}
+        self.optimizers = optimizers_in(graph)
         self.num_replicas = max(
             (len(replica_components(n.obj)) for n in graph.nodes if is_variable(n.obj)),
             default=1,
@@ -124,6 +127,15 @@ class Snapshot:
         """Lets go of all captured values; the mirror has reference cycles."""
         for mirror in self._mirrors:
             mirror.release()
+
+
+def optimizers_in(graph: ObjectGraph) -> dict[str, str]:
+    """Returns the class of each optimizer, by its path.
+
+    Two of them may have the same variables (Adam and AdamW) and mean other things.
+    """
+    found = (node for node in graph.nodes if is_optimizer(node.obj))
+    return {node.path: type(node.obj).__name__ for node in found}
 
 
 def _capture(node: Node) -> _Mirror:

@@ -47,7 +47,7 @@ from resumable_tf.state.replicas import (
     holder_module,
     make_holders,
 )
-from resumable_tf.state.snapshot import Entry, Snapshot
+from resumable_tf.state.snapshot import Entry, Snapshot, optimizers_in
 
 UNTRACKED = "untracked"
 """Root name of the variables that TensorFlow's object graph does not reach."""
@@ -143,12 +143,8 @@ class TrainState:
         return [n.obj for n in self._graph().nodes if is_variable(n.obj)]
 
     def optimizers(self) -> dict[str, str]:
-        """Returns the class of each optimizer, by its path in the object graph.
-
-        Two of them may have the same variables (Adam and AdamW) and mean other things.
-        """
-        found = (node for node in self._graph().nodes if is_optimizer(node.obj))
-        return {node.path: type(node.obj).__name__ for node in found}
+        """Returns the class of each optimizer, by its path in the object graph."""
+        return optimizers_in(self._graph())
 
     def readers(self) -> Iterator[tuple[Entry, Any, Callable[[], Any]]]:
         """Yields every entry with the object it belongs to and what reads its value."""

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.checkpoint.policy import (
     AnyOf,
     EverySecs,
     EverySteps,
-    KeepLast,
     LastSave,
 )
+from resumable_tf.checkpoint.retention import Candidate, KeepAny, KeepNewest
 
 STEPS = st.integers(min_value=0, max_value=10_000)
 PERIODS = st.integers(min_value=1, max_value=500)
@@ -86,15 +87,15 @@ def test_any_of_saves_when_one_does_and_never_without_policies() -> None:
 def test_to_delete_leaves_the_newest_and_never_nothing(
     steps: list[int], keep: int
 ) -> None:
-    doomed = KeepLast(keep).to_delete(steps)
+    doomed = KeepAny(KeepNewest(keep)).to_delete([Candidate(step) for step in steps])
     kept = set(steps) - set(doomed)
     assert doomed == sorted(doomed)
     assert len(kept) == min(keep, len(set(steps)))
     assert all(old < new for old in doomed for new in kept)
 
 
-def test_keep_last_none_keeps_all() -> None:
-    assert KeepLast(None).to_delete([1, 2, 3]) == []
+def test_keeping_without_a_policy_keeps_all() -> None:
+    assert KeepAny().to_delete([Candidate(step) for step in (1, 2, 3)]) == []
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,10 @@ def test_keep_last_none_keeps_all() -> None:
         (lambda: EverySteps(0), "every_steps must be 1 or more, not 0"),
         (lambda: EverySecs(0.0), "every_secs must be positive, not 0.0"),
         (lambda: EverySecs(float("nan")), "every_secs must be positive"),
-        (lambda: KeepLast(0), "keep_last must be 1 or more, not 0"),
+        (
+            lambda: Checkpointer("run", keep_last=0),
+            "keep_last must be 1 or more, not 0",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(make: object, match: str) -> None:

@@ -25,7 +25,6 @@ from resumable_tf.data.iterator_state import (
     read_iterator,
     write_iterator,
 )
-from resumable_tf.data.iterators import Iterators
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_objects import (
     AttributeTracker,
@@ -33,6 +32,7 @@ from resumable_tf.state.python_objects import (
     set_global_random,
 )
 from resumable_tf.training.keras.fit_call import FitCall
+from resumable_tf.training.keras.iterators import Iterators
 
 _ARRAYS = {"ArrayDataAdapter", "TensorLikeDataAdapter", "DataFrameDataAdapter"}
 _ARRAYS |= {"GenericArrayLikeDataAdapter", "CompositeTensorDataAdapter"}
