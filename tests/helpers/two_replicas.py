@@ -1,8 +1,8 @@
 """python -m helpers.two_replicas RUN_DIR: `fit` on two logical CPUs, interrupted.
 
-Prints what differs from plain `fit` there, or after it in a plain `fit` of the same
-model; nothing if nothing does. The devices must be
-made before TensorFlow does anything, so it needs a process of its own.
+Prints what differs from plain `fit` there, or in a plain `fit` of the same model
+after one of ours or after one that was refused; nothing if nothing does. The devices
+must be made before TensorFlow does anything, so it needs a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ tf.config.set_logical_device_configuration(
 )
 
 from helpers.fit_runs import Result, differences, fit, interrupted_fit  # noqa: E402
-from helpers.fit_variants import two_replicas  # noqa: E402
+from helpers.fit_variants import arrays, two_replicas  # noqa: E402
 from helpers.keras_programs import fresh  # noqa: E402
 
 import resumable_tf as rtf  # noqa: E402
@@ -30,6 +30,17 @@ def fit_twice(directory: str | None) -> Result:
     return fit(program, [])
 
 
+def fit_after_refusal(directory: str) -> Result:
+    """Trains without our callback, after a `fit` with it was refused."""
+    program = fresh(two_replicas)
+    other = tf.data.Dataset.from_tensor_slices(arrays(32)).batch(4)
+    try:
+        program.model.fit(other, callbacks=[rtf.ResumeCallback(directory)], verbose=0)
+    except rtf.DataMismatchError:
+        return fit(program, [])
+    raise AssertionError("other data was not refused")
+
+
 def main() -> None:
     twice = differences(fit_twice(None), fit_twice(f"{sys.argv[1]}/first"))
     expected = fit(fresh(two_replicas), [])
@@ -40,7 +51,8 @@ def main() -> None:
         kills=[5, 7],
         program=lambda: fresh(two_replicas),
     )
-    print("differences:", differences(expected, result) + twice)
+    refused = differences(expected, fit_after_refusal(f"{sys.argv[1]}/killed"))
+    print("differences:", differences(expected, result) + twice + refused)
 
 
 if __name__ == "__main__":

@@ -230,6 +230,10 @@ class FitSession:
         if is_due and _is_finite(logs):
             self._save(epoch + 1, 0)
 
+    def refuse(self) -> None:
+        """Leaves the model as it was, after `begin` has failed."""
+        self._undo_slicing()
+
     def end(self) -> None:
         """Waits for the last save."""
         if self._stop is not None:

@@ -148,4 +148,8 @@ class ResumeCallback(Hooks):
         others = [c for c in call.callback_list.callbacks if c is not self]
         session = FitSession(call, others, self._settings)
         call.callback_list.callbacks = [_First(session), *others, _Last(session)]
-        session.begin()
+        try:
+            session.begin()
+        except BaseException:
+            session.refuse()
+            raise
