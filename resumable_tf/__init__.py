@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer as Checkpointer
     from resumable_tf.checkpoint import CheckpointInfo as CheckpointInfo
     from resumable_tf.checkpoint import SaveHandle as SaveHandle
+    from resumable_tf.checkpoint import SaveOptions as SaveOptions
     from resumable_tf.data.dataset import RecordDataset as RecordDataset
     from resumable_tf.data.prepare import PrepareSettings as PrepareSettings
     from resumable_tf.data.prepare import prepare_records as prepare_records
@@ -55,6 +56,7 @@ _MODULES = {
     "CheckpointInfo": "checkpoint",
     "Checkpointer": "checkpoint",
     "SaveHandle": "checkpoint",
+    "SaveOptions": "checkpoint",
     "RecordDataset": "data.dataset",
     "PrepareSettings": "data.prepare",
     "prepare_records": "data.prepare",

@@ -20,7 +20,7 @@ NAMES = """
 AuditReport CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
 ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
 PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback
-SaveHandle TrainConfig TrainState
+SaveHandle SaveOptions TrainConfig TrainState
 Translator audit export_translator fit prepare_records train
 """.split()
 
@@ -46,7 +46,7 @@ format_version
 """.split()
 
 CHECKPOINTER = """
-run_dir every_steps every_secs keep_last config clock asynchronous
+run_dir every_steps every_secs keep_last config options
 """.split()
 
 

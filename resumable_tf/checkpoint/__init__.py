@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from resumable_tf.checkpoint.manifest import CheckpointInfo as CheckpointInfo
     from resumable_tf.checkpoint.manifest import FileRecord as FileRecord
     from resumable_tf.checkpoint.manifest import Manifest as Manifest
+    from resumable_tf.checkpoint.options import SaveOptions as SaveOptions
     from resumable_tf.checkpoint.policy import AnyOf as AnyOf
     from resumable_tf.checkpoint.policy import EverySecs as EverySecs
     from resumable_tf.checkpoint.policy import EverySteps as EverySteps
@@ -36,6 +37,7 @@ _MODULES = {
     "Manifest": "manifest",
     "RunConfig": "run_config",
     "SaveHandle": "writer",
+    "SaveOptions": "options",
     "open_run": "run_config",
     "read_run": "run_config",
 }

@@ -13,19 +13,15 @@ next call, and at the latest when the `with` block ends.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 from resumable_tf.auditing.switch import active_recorder
-from resumable_tf.checkpoint.bundle import write_bundle
-from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.draft import draft_manifest
-from resumable_tf.checkpoint.layout import SUPERSEDED
-from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.lineage import BatchSizeChanges
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.policy import (
     AnyOf,
     EverySecs,
@@ -34,8 +30,9 @@ from resumable_tf.checkpoint.policy import (
     SavePolicy,
 )
 from resumable_tf.checkpoint.restoring import restore_newest, restore_step
-from resumable_tf.checkpoint.retention import Candidate, KeepAny, KeepNewest
+from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
+from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.writer import SaveHandle, Writer
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
 from resumable_tf.state import Snapshot, TrainState
@@ -66,8 +63,7 @@ class Checkpointer:
         every_secs: float | None = None,
         keep_last: int | None = 3,
         config: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] = time.time,
-        asynchronous: bool = True,
+        options: SaveOptions | None = None,
     ) -> None:
         """Remembers its arguments; nothing is read or written.
 
@@ -75,35 +71,34 @@ class Checkpointer:
             run_dir: A path, a URL such as "gs://bucket/run", or a storage.
             every_steps: Save at each multiple of this; None does not.
             every_secs: Save when so many seconds have passed; None does not.
-            keep_last: Newest checkpoints to keep; None keeps all.
+            keep_last: Newest checkpoints to keep; None keeps what `options.keep` says,
+                and all if it says nothing.
             config: The settings results depend on; they go into run.json, and a
                 resume with others is refused. None leaves run.json alone.
-            clock: Seconds since 1970; goes into the manifests.
-            asynchronous: Whether to write in a thread of low priority. Otherwise a
-                save returns when it is committed.
+            options: Everything else about saving; None takes the defaults.
 
         Raises:
             ValueError: If a period or number is not positive.
         """
-        policies: list[SavePolicy] = []
+        options = options or SaveOptions()
+        due: list[SavePolicy] = [*options.save_when]
         if every_steps is not None:
-            policies.append(EverySteps(every_steps))
+            due.append(EverySteps(every_steps))
         if every_secs is not None:
-            policies.append(EverySecs(every_secs))
-        self._policy = AnyOf(*policies)
+            due.append(EverySecs(every_secs))
+        self._policy = AnyOf(*due)
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last must be 1 or more, not {keep_last}")
         newest = () if keep_last is None else (KeepNewest(keep_last),)
-        self._retention = KeepAny(*newest)
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
+        self._options = options
         self._config = None if config is None else dict(config)
-        self._clock = clock
-        self._asynchronous = asynchronous
-        self._catalog = Catalog(self.storage)
-        self._lease = Lease(self.storage)
-        self._changes = BatchSizeChanges(self.storage, self._config, clock)
-        self._writer = Writer(is_nice=asynchronous)
-        self._last = LastSave(step=0, time=clock())
+        self._clock = options.clock
+        self._tier = Tier(self.storage, keep=KeepAny(*newest, *options.keep))
+        self._catalog = self._tier.catalog
+        self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
+        self._writer = Writer(is_nice=options.asynchronous)
+        self._last = LastSave(step=0, time=self._clock())
 
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
@@ -131,18 +126,15 @@ class Checkpointer:
             RunInUseError: If another process saves to the run and is alive.
         """
         self._begin(allow_batch_size_change)
-        self._lease.take()
+        self._tier.begin()
         try:
-            self._catalog.clean()
-            self._catalog.check_state_file()
             info = restore_newest(
                 *(self._catalog, self.storage, state),
                 quarantines=True,
                 may_change=self._changes.may_change,
             )
         except BaseException:
-            # What can't go on with the run does not keep others from it.
-            self._lease.release()
+            self._tier.end()
             raise
         self._restored(state, info)
         self._changes.record(step=state.step)
@@ -254,7 +246,7 @@ class Checkpointer:
         snapshot = state.capture()
         handle = self._writer.submit(state.step, lambda: self._write(snapshot, draft))
         self._last = LastSave(step=state.step, time=now)
-        if not self._asynchronous:
+        if not self._options.asynchronous:
             self._writer.wait()
         return handle
 
@@ -284,7 +276,7 @@ class Checkpointer:
         try:
             self._writer.wait()
         finally:
-            self._lease.release()
+            self._tier.end()
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Returns the committed checkpoints, oldest first."""
@@ -348,7 +340,7 @@ class Checkpointer:
         """
         if self._is_closed:
             raise UsageError("this Checkpointer is closed; nothing can be saved")
-        self._lease.take()
+        self._tier.lease.take()
         if self._is_restored:
             return
         if self._config is not None:
@@ -365,23 +357,12 @@ class Checkpointer:
     def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
         try:
-            self._lease.check()
-            self._catalog.clean()
-            for step in self._catalog.steps():
-                if step >= draft.step:
-                    self._catalog.set_aside(step, SUPERSEDED)
-            write_bundle(
-                snapshot, self.storage, draft, before_commit=self._lease.verify
-            )
+            info = self._tier.write(snapshot, draft)
         finally:
             snapshot.release()
         self.committed_step = draft.step
-        self._lease.check()
-        committed = [Candidate(step) for step in self._catalog.steps()]
-        self._catalog.delete(self._retention.to_delete(committed))
-        self._catalog.check_state_file()
-        self._catalog.drop_superseded(draft.step)
-        return self._catalog.info(draft.step)
+        self._tier.tidy(draft.step)
+        return info
 
 
 def _attach(error: BaseException, save_error: SaveError) -> None:

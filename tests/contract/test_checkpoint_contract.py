@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from helpers.small_state import FixedData, advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.checkpoint import Checkpointer, SaveOptions
 from resumable_tf.checkpoint.state_file import parse_steps
 from resumable_tf.storage import open_storage
 
@@ -26,14 +26,15 @@ def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "sync"])
 def test_a_stopped_run_continues_exactly(run_dir: str, asynchronous: bool) -> None:
+    options = SaveOptions(asynchronous=asynchronous)
     state = small_state()
-    with Checkpointer(run_dir, every_steps=2, asynchronous=asynchronous) as one:
+    with Checkpointer(run_dir, every_steps=2, options=options) as one:
         assert one.restore_or_initialize(state) is None
         for _ in range(5):
             advance(state)
             one.maybe_save(state)
     again = small_state()
-    with Checkpointer(run_dir, every_steps=2, asynchronous=asynchronous) as two:
+    with Checkpointer(run_dir, every_steps=2, options=options) as two:
         info = two.restore_or_initialize(again)
         assert info is not None
         assert info.step == 4
@@ -49,7 +50,7 @@ def test_the_directory_holds_what_the_design_says(run_dir: str) -> None:
     data = FixedData(fingerprint="abc", seed=1)
     state = small_state(data=data)
     with Checkpointer(
-        run_dir, keep_last=2, config={"seed": 1}, clock=lambda: 5.0
+        run_dir, keep_last=2, config={"seed": 1}, options=SaveOptions(clock=lambda: 5.0)
     ) as checkpointer:
         checkpointer.restore_or_initialize(state)
         for _ in range(3):

@@ -14,11 +14,12 @@ import pytest
 from helpers.faulty_storage import FaultyStorage
 from helpers.small_state import advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.checkpoint import Checkpointer, SaveOptions
 from resumable_tf.errors import SaveError
 from resumable_tf.storage import Storage, open_storage
 
 NEVER = 10**9
+SYNCHRONOUS = SaveOptions(asynchronous=False)
 
 
 @pytest.fixture(params=["local", pytest.param("memory", marks=pytest.mark.slow)])
@@ -35,7 +36,7 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]
 
 def save_steps(storage: Storage | str, *steps: int) -> None:
     state = small_state()
-    with Checkpointer(storage, keep_last=2, asynchronous=False) as checkpointer:
+    with Checkpointer(storage, keep_last=2, options=SYNCHRONOUS) as checkpointer:
         checkpointer.restore_or_initialize(state)
         for step in steps:
             advance(state, step - state.step)
@@ -125,7 +126,7 @@ def test_replacing_the_only_checkpoint_never_loses_it(
 ) -> None:
     def replace(storage: Storage) -> None:
         state = small_state()
-        with Checkpointer(storage, asynchronous=False) as checkpointer:
+        with Checkpointer(storage, options=SYNCHRONOUS) as checkpointer:
             checkpointer.restore_or_initialize(state)
             checkpointer.save(state, metrics={"again": 1.0})
 

@@ -28,7 +28,7 @@ from helpers.fake_gcs import BUCKET
 from helpers.faulty_storage import FaultyStorage
 from helpers.small_state import advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer, writer
+from resumable_tf.checkpoint import Checkpointer, SaveOptions, writer
 from resumable_tf.storage import Storage, open_storage
 
 FIRST_STEP = 2
@@ -43,9 +43,8 @@ def run_victim(
     """Trains and saves after each step; reports each save that has returned."""
     size, asynchronous = settings.size, settings.mode == "async"
     state = small_state(size=size)
-    with Checkpointer(
-        storage, keep_last=KEEP_LAST, asynchronous=asynchronous
-    ) as checkpointer:
+    options = SaveOptions(asynchronous=asynchronous)
+    with Checkpointer(storage, keep_last=KEEP_LAST, options=options) as checkpointer:
         checkpointer.restore_or_initialize(state)
         os.write(report, STARTED)
         while state.step < stop_step:

@@ -99,9 +99,10 @@ def test_rows_are_neither_lost_nor_repeated_over_many_changes(records: Path) -> 
 def test_a_change_is_recorded_once_and_later_starts_need_no_flag(records: Path) -> None:
     directory = records / "run"
     run(directory, [(4, 4)])
+    options = rtf.SaveOptions(clock=lambda: 1000.0)
     for allow in (True, True, False):  # The first one dies before it saves.
         dataset, _, state = start(directory, 6)
-        checkpointer = rtf.Checkpointer(str(directory), clock=lambda: 1000.0)
+        checkpointer = rtf.Checkpointer(str(directory), options=options)
         checkpointer.restore_or_initialize(state, allow_batch_size_change=allow)
         assert (state.step, dataset.row(4), dataset.row(6)) == (4, 16, 28)
     assert lineage(directory) == {

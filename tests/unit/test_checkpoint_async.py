@@ -17,7 +17,7 @@ from helpers.small_state import (
     small_state,
 )
 
-from resumable_tf.checkpoint import Checkpointer, bundle
+from resumable_tf.checkpoint import Checkpointer, SaveOptions, bundle
 from resumable_tf.errors import (
     SaveError,
     UsageError,
@@ -119,7 +119,9 @@ def test_a_failed_save_does_not_hide_the_blocks_own_error(tmp_path: Path) -> Non
 
 
 def test_synchronous_saves_raise_at_once(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(broken(tmp_path, 3), asynchronous=False)
+    checkpointer = Checkpointer(
+        broken(tmp_path, 3), options=SaveOptions(asynchronous=False)
+    )
     checkpointer._is_restored = True
     with pytest.raises(SaveError, match="injected"):
         checkpointer.save(small_state())

@@ -19,7 +19,7 @@ from helpers.small_state import (
 )
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
-from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.checkpoint import Checkpointer, SaveOptions
 from resumable_tf.errors import (
     CheckpointCorruptError,
     CheckpointMismatchError,
@@ -47,7 +47,10 @@ def test_maybe_save_follows_the_policy_and_its_clock(tmp_path: Path) -> None:
     now = [0.0]
     state = small_state()
     with Checkpointer(
-        str(tmp_path), every_steps=10, every_secs=60.0, clock=lambda: now[0]
+        str(tmp_path),
+        every_steps=10,
+        every_secs=60.0,
+        options=SaveOptions(clock=lambda: now[0]),
     ) as checkpointer:
         checkpointer.restore_or_initialize(state)
         assert checkpointer.next_save_step(0) == 10
