@@ -18,23 +18,19 @@ from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
-from resumable_tf.checkpoint.integrity import measure, read_file, verify
+from resumable_tf.checkpoint.data_files import SHARD_BYTES, ShardBySize, describe
+from resumable_tf.checkpoint.integrity import read_file, verify
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
     bundle_name,
     bundle_prefix,
     manifest_name,
 )
-from resumable_tf.checkpoint.manifest import (
-    FileRecord,
-    Manifest,
-    TensorSpec,
-)
+from resumable_tf.checkpoint.manifest import FileRecord, Manifest, TensorSpec
 from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot
 from resumable_tf.storage import Storage
-from resumable_tf.storage.protocol import CHUNK_BYTES
 
 _BOOKKEEPING = {
     "_CHECKPOINTABLE_OBJECT_GRAPH",
@@ -52,7 +48,7 @@ def write_bundle(
     """Writes and commits a checkpoint.
 
     Args:
-        snapshot: The values.
+        snapshot: The values; released as soon as TensorFlow has written them.
         storage: The run directory. If it is no local one, the bundle is written to a
             temporary directory and uploaded.
         draft: The manifest, but for files, inventory, optimizers and topology.
@@ -75,12 +71,15 @@ def write_bundle(
         prefix = os.path.join(directory, bundle_name(draft.step))
 
         def commit(_: str) -> None:
+            # What is written is not held any longer: a variable that is updated
+            # from here on need not be copied first.
+            snapshot.release()
             inventory = _read_inventory(prefix)
             _compare(inventory, snapshot)
-            files = [_store(path, storage, uploads=uploads) for path in _files(prefix)]
+            files = _store(prefix, storage, uploads=uploads)
             manifest = dataclasses.replace(
                 draft,
-                files=tuple(files),
+                files=files,
                 inventory=inventory,
                 optimizers=snapshot.optimizers,
                 topology={"num_replicas": snapshot.num_replicas},
@@ -125,6 +124,7 @@ def _save(
 ) -> None:
     options = checkpoint_options()
     options.experimental_write_callbacks = [commit]
+    options.experimental_sharding_callback = ShardBySize(SHARD_BYTES)
     with tf.device(host_device()):
         checkpoint = snapshot.checkpoint()
         # TensorFlow adds one: the counter in the bundle equals the step.
@@ -133,25 +133,16 @@ def _save(
         manager.save(checkpoint_number=step, options=options)
 
 
-def _files(prefix: str) -> list[str]:
-    directory, name = os.path.split(prefix)
-    return sorted(
-        os.path.join(directory, file)
-        for file in os.listdir(directory)
-        if file.startswith((f"{name}.index", f"{name}.data-"))
-    )
-
-
-def _store(path: str, storage: Storage, *, uploads: bool) -> FileRecord:
-    """Makes one file durable where it belongs, and describes it."""
-    name = os.path.basename(path)
-    if uploads:
-        storage.upload(f"{CHECKPOINTS}/{name}", path)
-    else:
-        storage.sync(f"{CHECKPOINTS}/{name}")
-    with open(path, "rb") as file:
-        size, checksum = measure(iter(lambda: file.read(CHUNK_BYTES), b""))
-    return FileRecord(name=name, size=size, crc32c=checksum)
+def _store(prefix: str, storage: Storage, *, uploads: bool) -> tuple[FileRecord, ...]:
+    """Makes the files of a bundle durable where they belong, and describes them."""
+    described = describe(prefix)
+    for path, record in described:
+        name = f"{CHECKPOINTS}/{record.name}"
+        if uploads:
+            storage.upload(name, path)
+        else:
+            storage.sync(name)
+    return tuple(record for _, record in described)
 
 
 def _read_inventory(prefix: str) -> dict[str, TensorSpec]:

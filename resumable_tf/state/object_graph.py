@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.state.leaf import Leaf, leaves_of
+from resumable_tf.state.leaf import Leaf, is_variable, leaves_of
 
 ATTRIBUTES = ".ATTRIBUTES"
 _SLOTS = ".OPTIMIZER_SLOT"
@@ -145,8 +145,10 @@ def _slot_nodes(nodes: list[Node]) -> list[Node]:
     """Returns nodes for the slot variables of old optimizers, and links them."""
     found = []
     for optimizer in nodes:
+        if optimizer.obj is None or is_variable(optimizer.obj):
+            continue
         # dir(), as TensorFlow does, so as not to wake a custom __getattr__.
-        if optimizer.obj is None or "get_slot_names" not in dir(optimizer.obj):
+        if "get_slot_names" not in dir(optimizer.obj):
             continue
         for slot_name in optimizer.obj.get_slot_names():
             for original in nodes:

@@ -42,17 +42,25 @@ class Entry:
     owner: str
 
 
-class _Mirror(tf.Module):  # type: ignore[misc]
+class _Mirror(tf.__internal__.tracking.Trackable):  # type: ignore[misc]
     """An object without values of its own, in the form of a live object."""
 
     def __init__(self) -> None:
-        super().__init__()
-        # Set past tf.Module, which would track and wrap the dictionary.
-        object.__setattr__(self, "_slot_mirrors", {})
+        self._children: dict[str, _Mirror] = {}
+        self._slot_mirrors: dict[str, dict[int, _Mirror]] = {}
+
+    def add_child(self, name: str, child: _Mirror) -> None:
+        """Puts another mirror below this one."""
+        self._children[name] = child
 
     def add_slot(self, name: str, original: _Mirror, slot: _Mirror) -> None:
         """Makes this mirror answer as an optimizer with slot variables."""
         self._slot_mirrors.setdefault(name, {})[id(original)] = slot
+
+    def _trackable_children(
+        self, save_type: str = "checkpoint", **_: Any
+    ) -> dict[str, _Mirror]:
+        return self._children
 
     def get_slot_names(self) -> list[str]:
         """Returns the slots' names; TensorFlow asks while saving."""
@@ -62,22 +70,15 @@ class _Mirror(tf.Module):  # type: ignore[misc]
         """Returns one slot, None without; TensorFlow asks while saving."""
         return self._slot_mirrors[name].get(id(original))
 
-    def release(self) -> None:
-        """Lets go of what was captured."""
-
 
 class _LeafMirror(_Mirror):
     """An object with values: it returns the captured tensors."""
 
     def __init__(self, tensors: dict[str, Any], *, legacy_name: str) -> None:
         super().__init__()
-        object.__setattr__(self, "_captured", tensors)
+        self._captured = tensors
         if legacy_name:
-            object.__setattr__(self, LEGACY_NAME, legacy_name)
-
-    def release(self) -> None:
-        """Lets go of what was captured."""
-        self._captured.clear()
+            setattr(self, LEGACY_NAME, legacy_name)
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         return dict(self._captured)
@@ -108,25 +109,32 @@ class Snapshot:
             (len(replica_components(n.obj)) for n in graph.nodes if is_variable(n.obj)),
             default=1,
         )
-        mirrors = {id(node): _capture(node) for node in graph.nodes}
-        for node in graph.nodes:
-            mirror = mirrors[id(node)]
-            for name, child in node.children:
-                if node is not graph.root:
-                    mirror._track_trackable(mirrors[id(child)], name)
-            for name, original, slot in node.slots:
-                mirror.add_slot(name, mirrors[id(original)], mirrors[id(slot)])
-        self._mirrors = list(mirrors.values())
-        self._top = {name: mirrors[id(child)] for name, child in graph.root.children}
+        self._graph = graph
+        # Only this is done while the training waits; the mirrors can be made later.
+        self._captured = [
+            {leaf.name: leaf.read() for leaf in node.leaves} for node in graph.nodes
+        ]
 
     def checkpoint(self) -> Any:
         """Returns a `tf.train.Checkpoint` over the captured values."""
-        return tf.train.Checkpoint(**self._top)
+        nodes = self._graph.nodes
+        mirrors = {
+            id(node): _mirror(node, values)
+            for node, values in zip(nodes, self._captured, strict=True)
+        }
+        for node in nodes:
+            mirror = mirrors[id(node)]
+            for name, child in node.children:
+                mirror.add_child(name, mirrors[id(child)])
+            for name, original, slot in node.slots:
+                mirror.add_slot(name, mirrors[id(original)], mirrors[id(slot)])
+        top = self._graph.root.children
+        return tf.train.Checkpoint(**{name: mirrors[id(node)] for name, node in top})
 
     def release(self) -> None:
-        """Lets go of all captured values; the mirror has reference cycles."""
-        for mirror in self._mirrors:
-            mirror.release()
+        """Lets go of all captured values, in its checkpoints too."""
+        for values in self._captured:
+            values.clear()
 
 
 def optimizers_in(graph: ObjectGraph) -> dict[str, str]:
@@ -138,8 +146,7 @@ def optimizers_in(graph: ObjectGraph) -> dict[str, str]:
     return {node.path: type(node.obj).__name__ for node in found}
 
 
-def _capture(node: Node) -> _Mirror:
+def _mirror(node: Node, values: dict[str, Any]) -> _Mirror:
     if not node.leaves:
         return _Mirror()
-    tensors = {leaf.name: leaf.read() for leaf in node.leaves}
-    return _LeafMirror(tensors, legacy_name=node.leaves[0].prefix)
+    return _LeafMirror(values, legacy_name=node.leaves[0].prefix)
