@@ -87,32 +87,36 @@ class OurTraining:
         vocab_size = dataset.records.load_tokenizer().vocab_size
         self.config = recipe.model_config(vocab_size)
         with strategy.scope():
-            model = build_transformer(self.config, seed=SEED)
-            optimizer, _ = make_optimizer(recipe.adam)
-            optimizer.build(model.trainable_variables)
+            self.model = build_transformer(self.config, seed=SEED)
+            self.optimizer, _ = make_optimizer(recipe.adam)
+            self.optimizer.build(self.model.trainable_variables)
         key = seed_key("dropout", SEED)
 
         def loss(batch: Any, context: Any) -> tuple[Any, Any]:
             dropout_key = DropoutKey(key, context.step, context.first_row)
-            sums = model.loss_sums(batch, dropout_key)
+            sums = self.model.loss_sums(batch, dropout_key)
             return sums.loss, sums.log_likelihood_loss
 
         settings = StepSettings(recipe.batch_size, loss, count_target_tokens)
-        self._train_steps = TrainSteps(model, optimizer, strategy, settings)
+        self._train_steps = TrainSteps(self.model, self.optimizer, strategy, settings)
         self._dataset = dataset
         self._iterator = iter(dataset.from_step(0))
         self.step = 0
 
     def run(self, num_steps: int) -> Block:
         """Trains the next steps in one compiled call."""
-        begun = time.perf_counter()
-        losses, _ = self._train_steps(self._iterator, self.step, num_steps)
-        last = float(losses[-1])
-        secs = time.perf_counter() - begun
         batches = self._dataset.from_step(self.step).take(num_steps)
+        begun = time.perf_counter()
+        last = self.train(num_steps)
+        secs = time.perf_counter() - begun
         tokens = sum(count_tokens(batch) for batch in batches.as_numpy_iterator())
-        self.step += num_steps
         return Block(secs, tokens, num_steps, last)
+
+    def train(self, num_steps: int) -> float:
+        """Does the same and returns the last loss; counts nothing."""
+        losses, _ = self._train_steps(self._iterator, self.step, num_steps)
+        self.step += num_steps
+        return float(losses[-1])
 
 
 def export_batches(dataset: Any, path: str, num_steps: int) -> None:

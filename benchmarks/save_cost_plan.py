@@ -38,9 +38,7 @@ def transformer_shapes(
 
 
 SIZES: dict[str, list[Shape]] = {
-    "1MB": transformer_shapes(
-        vocab_size=400, model_dim=64, ffn_dim=128, num_layers=1
-    ),
+    "1MB": transformer_shapes(vocab_size=400, model_dim=64, ffn_dim=128, num_layers=1),
     "50MB": transformer_shapes(
         vocab_size=1_900, model_dim=256, ffn_dim=1024, num_layers=2
     ),
@@ -57,15 +55,27 @@ SIZES: dict[str, list[Shape]] = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """How a save in training is timed.
+
+    Attributes:
+        directory: Where to save; the process has it for itself.
+        num_steps: Steps to time after a save; more, if it is not committed by then.
+        num_steps_alone: Steps to time without a save, before it and again after it.
+    """
+
+    directory: str
+    num_steps: int = 5
+    num_steps_alone: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Window):
     """What one process measures.
 
     Attributes:
         size: A name of `SIZES`.
-        directory: Where to save; the process has it for itself.
-        num_steps: Steps to time after a save, if it is committed before.
-        num_steps_before: Steps to time before a save.
         num_products: Matrix products of `width` squared in a step.
         width: Rows and columns of each.
         optimizer: Of the TensorFlow peers: `fused`, one kernel a variable, as this
@@ -73,9 +83,6 @@ class Plan:
     """
 
     size: str
-    directory: str
-    num_steps: int = 5
-    num_steps_before: int = 7
     num_products: int = 24
     width: int = 1024
     optimizer: str = "fused"

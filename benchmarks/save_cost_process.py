@@ -13,7 +13,6 @@ import argparse
 import gc
 import json
 import os
-import shutil
 import statistics
 import threading
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from save_cost_plan import Plan, read_plan
+from save_cost_plan import Plan, Window, read_plan
 
 CHUNK_BYTES = 64 << 20
 NUM_WARM_UP_STEPS = 3
@@ -32,7 +31,17 @@ DECAY = 0.01
 """The gradient is this share of the parameter, plus what the products give."""
 
 
-class Peer(Protocol):
+class Trains(Protocol):
+    """A training that can be saved."""
+
+    def step(self) -> None:
+        """Trains one step to its end."""
+
+    def save(self) -> Callable[[], object]:
+        """Saves; returns what waits until the checkpoint is whole."""
+
+
+class Peer(Trains, Protocol):
     """One way to save, with a training to be saved.
 
     Attributes:
@@ -40,12 +49,6 @@ class Peer(Protocol):
     """
 
     version: str
-
-    def step(self) -> None:
-        """Trains one step to its end."""
-
-    def save(self) -> Callable[[], object]:
-        """Saves; returns what waits until the checkpoint is whole."""
 
     def restore(self) -> float:
         """Restores the newest checkpoint; returns the seconds it took."""
@@ -81,7 +84,7 @@ def operands(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(peer: Peer, plan: Plan) -> dict[str, Any]:
-    """Returns all figures of one peer; deletes nothing.
+    """Returns all figures of one peer; its files stay.
 
     The first save of a process is told apart from a later one, since much is traced
     and allocated at the first. It is also the one that is checked: training goes on
@@ -89,11 +92,10 @@ def measure(peer: Peer, plan: Plan) -> dict[str, Any]:
     """
     for _ in range(NUM_WARM_UP_STEPS):
         peer.step()
-    first = save_in_training(peer, plan, is_checked=True)
+    first = save_in_training(peer, plan, note=lambda: digest(peer))
     changed = digest(peer)
     restore_secs = peer.restore()
-    restored = digest(peer)
-    saved = first.pop("digest")
+    restored, saved = digest(peer), first.pop("noted")
     if restored != saved or changed == saved:
         raise CheckError(
             f"the state was {saved} when it was saved, {changed} some steps later, and "
@@ -103,7 +105,6 @@ def measure(peer: Peer, plan: Plan) -> dict[str, Any]:
     for _ in range(NUM_WARM_UP_STEPS):
         peer.step()
     later = save_in_training(peer, plan)
-    peer.step()
     paused = save_paused(peer, plan)
     return {
         "version": peer.version,
@@ -115,47 +116,58 @@ def measure(peer: Peer, plan: Plan) -> dict[str, Any]:
 
 
 def save_in_training(
-    peer: Peer, plan: Plan, *, is_checked: bool = False
+    peer: Trains, window: Window, *, note: Callable[[], Any] = lambda: None
 ) -> dict[str, Any]:
     """Saves once, between steps that are all timed.
 
     The steps after it are timed until the checkpoint is whole, and at least
-    `plan.num_steps` of them.
+    `window.num_steps` of them. What a step takes alone is the mean of two medians, of
+    the steps before it all and of those after it all: so a machine that steadily
+    becomes slower or faster does not count.
+
+    Args:
+        peer: The training; warmed up.
+        window: How many steps.
+        note: Called right before the save, untimed; what it returns is kept.
     """
-    before, peak_before = steps_before(peer, plan)
-    step_secs = statistics.median(before)
-    found: dict[str, Any] = {"digest": digest(peer)} if is_checked else {}
+    before, peak_before = steps_alone(peer, window)
+    noted = note()
     settle()
     reset_peak_memory()
     begun = time.perf_counter()
     commit = Commit(peer.save())
     blocked_secs = time.perf_counter() - begun
-    after: list[float] = []
-    while len(after) < plan.num_steps or not commit.is_done():
-        after.append(seconds(peer.step))
-    committed = commit.result()
-    counted = after[: plan.num_steps]
+    beside: list[float] = []
+    while len(beside) < window.num_steps or not commit.is_done():
+        beside.append(seconds(peer.step))
+    commit_secs = commit.result() - begun
+    extra_mb = peak_memory_mb() - peak_before
+    fsync_left_secs = seconds(lambda: fsync_all(window.directory))
+    after, _ = steps_alone(peer, window)
+    medians = statistics.median(before), statistics.median(after)
+    step_secs = statistics.mean(medians)
+    slower = [secs - step_secs for secs in beside]
     return {
-        **found,
+        "noted": noted,
         "step_secs": step_secs,
-        "step_secs_before": before,
-        "step_secs_after": after,
+        "drift": medians[1] / medians[0] - 1,
+        "steps_secs": {"before": before, "beside": beside, "after": after},
         "blocked_secs": blocked_secs,
-        "slowdown_5_secs": sum(counted) - len(counted) * step_secs,
-        "slowdown_secs": sum(after) - len(after) * step_secs,
-        "total_secs": blocked_secs + sum(after) - len(after) * step_secs,
-        "commit_secs": committed - begun,
-        "extra_mb": peak_memory_mb() - peak_before,
-        "fsync_left_secs": seconds(lambda: fsync_all(plan.directory)),
+        "slowdown_5_secs": sum(slower[: window.num_steps]),
+        "slowdown_secs": sum(slower),
+        "total_secs": blocked_secs + sum(slower),
+        "commit_secs": commit_secs,
+        "extra_mb": extra_mb,
+        "fsync_left_secs": fsync_left_secs,
     }
 
 
-def steps_before(peer: Peer, plan: Plan) -> tuple[list[float], float]:
+def steps_alone(peer: Trains, window: Window) -> tuple[list[float], float]:
     """Returns the seconds of steps without a save, and the peak memory of these."""
     settle()
     reset_peak_memory()
-    before = [seconds(peer.step) for _ in range(plan.num_steps_before)]
-    return before, peak_memory_mb()
+    secs = [seconds(peer.step) for _ in range(window.num_steps_alone)]
+    return secs, peak_memory_mb()
 
 
 def save_paused(peer: Peer, plan: Plan) -> dict[str, Any]:
@@ -274,10 +286,7 @@ def run(make_peer: Callable[[Plan], Peer]) -> None:
     args, _ = parser.parse_known_args()
     plan = read_plan(args.plan)
     os.makedirs(plan.directory)
-    try:
-        peer = make_peer(plan)
-        found = measure(peer, plan)
-        peer.close()
-    finally:
-        shutil.rmtree(plan.directory, ignore_errors=True)
+    peer = make_peer(plan)
+    found = measure(peer, plan)
+    peer.close()
     print(json.dumps(found), flush=True)

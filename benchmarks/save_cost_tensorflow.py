@@ -1,7 +1,7 @@
 """The training that `save_cost.py` saves from TensorFlow, the same for all its peers.
 
-    training = TensorFlowTraining(plan)
-    training.step()
+training = TensorFlowTraining(plan)
+training.step()
 """
 
 from __future__ import annotations
