@@ -57,13 +57,16 @@ in a single process without a process group. Nobody's settings are tuned.
 Rounds interleave the peers, each in a process of its own that ends before the next one
 starts; the order turns by one each round. `os.sync()` precedes every measurement. The
 page cache is not dropped, since that needs root. `--directory` needs four times the
-largest state; all files are deleted. Peers that are not installed are left out. Linux.
+largest state, on a disk: in memory (tmpfs) an fsync means nothing. All files are
+deleted. A process may hold three times its state in memory. Peers that are not
+installed are left out. This needs Linux.
 
 `--preset` measures the real training of a preset instead, 100 steps of which take
 minutes: the cost of one save in the running training, several times, and from it the
 share of `cost / (N * step time)` for a save every N steps.
 
-Run it on an idle machine.
+Run it on an idle machine. Our writer gives way to everything else that runs (nice 19):
+beside other programs its commits come late, and more steps lie beside them.
 """
 
 from __future__ import annotations
@@ -135,7 +138,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--steps", type=int, default=5, help="least number of steps after a save")
     add("--products", type=int, default=24, help="matrix products of a step")
     add("--optimizer", choices=["fused", "keras"], default="fused")
-    add("--directory", help="where to save; default: the temporary directory")
+    add("--directory", default="runs", help="where to save")
     add("--torch-python", default=sys.executable, help="an interpreter with torch")
     add("--jax-python", default=sys.executable, help="one with jax and Orbax")
     add("--timeout-secs", type=float, default=1800, help="for one process")
@@ -184,9 +187,10 @@ def call(
 @contextlib.contextmanager
 def own_directory(args: argparse.Namespace) -> Iterator[str]:
     """Yields an empty directory where the states go, and deletes it with them."""
-    if args.directory:
-        os.makedirs(args.directory, exist_ok=True)
-    directory = tempfile.mkdtemp(prefix="save-cost-", dir=args.directory)
+    os.makedirs(args.directory, exist_ok=True)
+    directory = tempfile.mkdtemp(
+        prefix="save-cost-", dir=os.path.abspath(args.directory)
+    )
     try:
         yield directory
     finally:
