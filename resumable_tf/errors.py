@@ -151,3 +151,16 @@ class NonFiniteLossError(ResumableError, FloatingPointError):
 
 class DeviceError(ResumableError, RuntimeError):
     """The devices that a strategy needs are not there."""
+
+
+class CloudError(ResumableError, RuntimeError):
+    """A cloud's command line failed; what it said is in the message, without secrets.
+
+    Attributes:
+        is_not_found: Whether it failed because the resource is not there.
+    """
+
+    def __init__(self, message: str, *, is_not_found: bool = False) -> None:
+        """Stores the kind beside the message."""
+        super().__init__(message)
+        self.is_not_found = is_not_found
