@@ -149,7 +149,7 @@ def stop(run_dir: RunDir, dry_run: DryRun = False) -> None:
     def act() -> None:
         settings = read_settings(open_storage(run_dir))
         _run_all(stop_commands(settings), _gcloud(), dry_run)
-        if not can_stop_node(settings):
+        if not dry_run and not can_stop_node(settings):
             _console.print(
                 "The node can't be stopped (several hosts, or a queued resource) and "
                 "is still paid for: `delete` gives it back, `recreate` goes on."

@@ -146,7 +146,7 @@ def _is_pod_image(image: str) -> bool:
 
 
 def image_warnings(settings: JobSettings) -> list[str]:
-    """Returns what is doubtful about the runtime version, if it is not the known one."""
+    """Returns what is doubtful about a runtime version that is not the known one."""
     known, image = settings.accelerator.runtime_version, settings.image
     if image == known:
         return []

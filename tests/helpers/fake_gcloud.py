@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +81,7 @@ COMMANDS = {
         "--zone", "--async --force", (("--zone",),)
     ),
     f"{_TPUS} queued-resources describe": Documented("--zone", "", (("--zone",),)),
-    f"{_TPUS} accelerator-types list": Documented(
+    f"{_TPUS} tpu-vm accelerator-types list": Documented(
         "--zone --filter --limit --page-size --sort-by", "--uri", (), 0
     ),
     "storage cp": Documented(
@@ -129,7 +127,7 @@ class Call:
 
 def parse(argv: list[str]) -> Call:
     """Takes a command line apart by the table."""
-    for length in range(min(4, len(argv)), 0, -1):
+    for length in range(min(5, len(argv)), 0, -1):
         command = " ".join(argv[:length])
         if command in COMMANDS:
             return _check(command, argv[length:])
@@ -203,6 +201,10 @@ class FakeGcloud:
         return ""
 
     def _upload(self, source: str, target: str) -> str:
+        # Imported here: it takes as long as all the rest.
+        import urllib.parse
+        import urllib.request
+
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         bucket, _, name = target.removeprefix("gs://").partition("/")
         query = urllib.parse.urlencode({"uploadType": "media", "name": name})
@@ -275,8 +277,7 @@ def _parent(call: Call) -> str:
 
 
 def node_answer(call: Call, name: str, version: str) -> dict[str, Any]:
-    """The API's Node: docs.cloud.google.com/tpu/docs/reference/rest/v2/
-    projects.locations.nodes."""
+    """The API's Node: .../tpu/docs/reference/rest/v2/projects.locations.nodes."""
     kind, _, size = call.flags["--accelerator-type"].partition("-")
     cores = int(size) // (2 if kind in ("v2", "v3", "v4", "v5p") else 1)
     return {
@@ -325,7 +326,7 @@ def put_on_path(folder: Path, *, state: Path) -> None:
     state.write_text(json.dumps(empty), "utf-8")
     script = folder / "gcloud"
     script.write_text(
-        f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" "{state}" "$@"\n'
+        f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{state}" "$@"\n'
     )
     script.chmod(0o755)
 

@@ -1,0 +1,292 @@
+"""`scripts/tpu_vm_job.py` against a `gcloud` that knows the documented flags."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import fake_gcloud
+from helpers.fake_gcs import FakeGcs
+from helpers.small_state import advance, small_state
+from typer.testing import CliRunner
+
+from resumable_tf.checkpoint import Checkpointer
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_DIR = "gs://bucket/demo"
+CREATE = """
+    create --name demo --project my-project --zone us-west4-a
+    --accelerator-type v5litepod-16 --run-dir gs://bucket/demo
+""".split()
+
+
+class Cloud:
+    """The script, the fake gcloud and the fake storage together."""
+
+    def __init__(self, folder: Path, store: FakeGcs) -> None:
+        self.state_file = folder / "gcloud.json"
+        fake_gcloud.put_on_path(folder / "bin", state=self.state_file)
+        self.store = store
+        self.script = _load_script(folder)
+
+    def run(self, *args: str, typed: str | None = None) -> tuple[int, str]:
+        done = CliRunner().invoke(self.script.app, list(args), input=typed)
+        return done.exit_code, done.output
+
+    @property
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.state_file.read_text())
+        return state
+
+    @property
+    def verbs(self) -> list[str]:
+        """The calls, without positionals and flags."""
+        return [fake_gcloud.parse(argv).command for argv in self.state["calls"]]
+
+    def change(self, **changes: Any) -> None:
+        self.state_file.write_text(json.dumps({**self.state, **changes}))
+
+    def preempt(self) -> None:
+        """Does to the job what Google does to spot capacity."""
+        state = self.state
+        state["nodes"]["demo"]["state"] = "PREEMPTED"
+        for request in state["requests"].values():
+            request["state"]["state"] = "SUSPENDED"
+        self.change(**state)
+
+    def stored(self, name: str) -> bytes:
+        from resumable_tf.storage import open_storage
+
+        return open_storage(RUN_DIR).read_bytes(name)
+
+
+def _load_script(folder: Path) -> Any:
+    """Loads the script with a project that lacks nothing but the corpus."""
+    path = ROOT / "scripts" / "tpu_vm_job.py"
+    spec = importlib.util.spec_from_file_location("tpu_vm_job", path)
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    script.ROOT = folder / "project"
+    for name in (
+        "resumable_tf/__init__.py",
+        "models/__init__.py",
+        "scripts/train_translation.py",
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "requirements-tpu.txt",
+    ):
+        copy = script.ROOT / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(name)
+    return script
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    return Cloud(tmp_path, fake_gcs)
+
+
+def test_create_checks_then_uploads_then_asks_for_the_tpu(cloud: Cloud) -> None:
+    code, output = cloud.run(*CREATE, "--env", "SEED=5", "--", "--preset", "base")
+    assert code == 0, output
+    assert cloud.verbs == [
+        "storage buckets describe",
+        "compute tpus tpu-vm describe",
+        "compute tpus queued-resources describe",
+        *["storage cp"] * 4,
+        "compute tpus queued-resources create",
+    ]
+    assert b"--preset base" in cloud.stored("job/train.sh")
+    assert b"export SEED=5" in cloud.stored("job/job.env")
+    assert "warning" not in output
+
+
+def test_dry_run_prints_what_create_runs_and_runs_nothing(cloud: Cloud) -> None:
+    code, output = cloud.run(*CREATE, "--dry-run")
+    assert code == 0 and cloud.state["calls"] == []
+    printed = [
+        shlex.split(line, comments=True)[1:]
+        for line in output.splitlines()
+        if line.startswith("gcloud ")
+    ]
+    cloud.run(*CREATE)
+    assert cloud.state["calls"] == printed
+
+
+def test_no_secret_is_printed_whatever_happens(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    env = ["--env", "HF_TOKEN", "--env", "API_KEY=it's secret"]
+    _, dry = cloud.run(*CREATE, *env, "--dry-run")
+    _, real = cloud.run(*CREATE, *env)
+    assert b"hunter2" in cloud.stored("job/job.env")
+    for text in (dry, real, json.dumps(cloud.state)):
+        assert "hunter2" not in text and "it's secret" not in text
+    assert "HF_TOKEN='***'" in dry
+
+
+def test_a_gcloud_that_echoes_a_secret_is_masked(cloud: Cloud, tmp_path: Path) -> None:
+    script = tmp_path / "bin" / "gcloud"
+    script.write_text('#!/bin/sh\necho "bad token hunter2" >&2; exit 3\n')
+    code, output = cloud.run(*CREATE, "--env", "HF_TOKEN=hunter2")
+    assert code == 1 and "bad token ***" in output and "hunter2" not in output
+
+
+def test_nothing_is_uploaded_when_a_check_fails(cloud: Cloud) -> None:
+    code, output = cloud.run(*CREATE[:-1], "gs://elsewhere/demo")
+    assert code == 2 and "--location=us-west4" in output
+    assert cloud.verbs == ["storage buckets describe"]
+    cloud.run(*CREATE)
+    code, output = cloud.run(*CREATE)
+    assert code == 2 and "there already" in output
+    assert cloud.verbs.count("storage cp") == 4
+
+
+def test_a_bucket_in_another_region_is_a_warning(cloud: Cloud) -> None:
+    buckets = {"gs://bucket": fake_gcloud.bucket_answer("gs://bucket", "EU")}
+    cloud.change(buckets=buckets)
+    code, output = cloud.run(*CREATE, "--runtime-version", "v9")
+    assert code == 0
+    assert "the bucket is in EU, the TPU in us-west4" in output
+    assert "newest known base image is v2-alpha-tpuv5-lite" in output
+
+
+def test_status_shows_tpu_and_newest_checkpoint(cloud: Cloud) -> None:
+    cloud.run(*CREATE)
+    _, output = cloud.run("status", "--run-dir", RUN_DIR)
+    assert "last checkpoint  none yet" in output
+    state = small_state()
+    with Checkpointer(RUN_DIR) as checkpointer:
+        advance(state, 7)
+        checkpointer.save(state)
+    _, output = cloud.run("status", "--run-dir", RUN_DIR)
+    assert "queued resource  ACTIVE" in output
+    assert "node             READY, HEALTHY" in output
+    assert "last checkpoint  step 7, saved 0:00:" in output
+    cloud.preempt()
+    _, output = cloud.run("status", "--run-dir", RUN_DIR)
+    assert "queued resource  SUSPENDED" in output and "`recreate`" in output
+    cloud.change(nodes={}, requests={})
+    code, output = cloud.run("status", "--run-dir", RUN_DIR)
+    assert code == 0 and "queued resource  not there" in output
+
+
+@pytest.mark.parametrize("command", ["delete", "recreate"])
+@pytest.mark.parametrize("typed", ["", "yes\n", "demo2\n"])
+def test_what_deletes_refuses_without_a_confirmation(
+    cloud: Cloud, command: str, typed: str
+) -> None:
+    cloud.run(*CREATE)
+    code, output = cloud.run(command, "--run-dir", RUN_DIR, typed=typed)
+    assert code == 2 and "not confirmed" in output
+    assert "demo" in cloud.state["nodes"]
+
+
+@pytest.mark.parametrize("queued", ["--queued", "--no-queued"])
+def test_delete_with_the_typed_name_gives_all_back(cloud: Cloud, queued: str) -> None:
+    cloud.run(*CREATE, queued)
+    code, output = cloud.run("delete", "--run-dir", RUN_DIR, typed="demo\n")
+    assert code == 0, output
+    assert cloud.state["nodes"] == cloud.state["requests"] == {}
+    assert cloud.stored("job/job.json")
+
+
+@pytest.mark.parametrize("queued", ["--queued", "--no-queued"])
+def test_a_preempted_job_comes_back_with_the_same_request(
+    cloud: Cloud, queued: str
+) -> None:
+    cloud.run(*CREATE, queued, "--valid-until", "6h") if queued == "--queued" else (
+        cloud.run(*CREATE, queued)
+    )
+    first = cloud.state["calls"][-1]
+    cloud.preempt()
+    code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--yes")
+    assert code == 0, output
+    assert cloud.state["calls"][-1] == first
+    assert cloud.state["nodes"]["demo"]["state"] == "READY"
+    # The files are the ones of the first time: what runs is what ran.
+    assert cloud.verbs.count("storage cp") == 4
+
+
+def test_recreate_if_lost_leaves_a_living_tpu_alone(cloud: Cloud) -> None:
+    cloud.run(*CREATE)
+    before = len(cloud.verbs)
+    code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--yes", "--if-lost")
+    assert code == 0 and "not lost" in output
+    assert all(verb.endswith("describe") for verb in cloud.verbs[before:])
+    cloud.preempt()
+    cloud.run("recreate", "--run-dir", RUN_DIR, "--yes", "--if-lost")
+    assert cloud.state["requests"]["demo"]["state"]["state"] == "ACTIVE"
+    cloud.change(nodes={}, requests={})  # Deleted behind our back.
+    code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--yes", "--if-lost")
+    assert code == 0 and "it was gone already" in output
+    assert "demo" in cloud.state["nodes"]
+
+
+def test_stop_saves_first_and_stops_the_node_where_google_can(cloud: Cloud) -> None:
+    cloud.run(*CREATE)
+    code, output = cloud.run("stop", "--run-dir", RUN_DIR)
+    assert code == 0 and "still paid for" in output
+    assert "worker all: sudo systemctl stop resumable-tf.service" in output
+    assert "compute tpus tpu-vm stop" not in cloud.verbs
+    single = ["v4-8" if word == "v5litepod-16" else word for word in CREATE]
+    single[2], single[-1] = "single", "gs://bucket/single"
+    cloud.run(*single, "--no-queued")
+    code, output = cloud.run("stop", "--run-dir", "gs://bucket/single")
+    assert code == 0 and "paid" not in output
+    assert cloud.verbs[-2:] == ["compute tpus tpu-vm ssh", "compute tpus tpu-vm stop"]
+
+
+def test_logs_come_from_the_journal_of_the_asked_host(
+    cloud: Cloud, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cloud.run(*CREATE)
+    code, _ = cloud.run("logs", "--run-dir", RUN_DIR, "--worker", "2", "--lines", "9")
+    assert code == 0
+    out = capfd.readouterr().out
+    assert out.startswith("worker 2: sudo journalctl") and "--lines=9" in out
+    _, output = cloud.run("logs", "--run-dir", RUN_DIR, "--follow", "--dry-run")
+    assert output.startswith("gcloud compute tpus tpu-vm ssh demo") and " -f" in output
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "delete", "recreate"])
+def test_dry_runs_change_nothing(cloud: Cloud, command: str) -> None:
+    cloud.run(*CREATE)
+    before = cloud.state
+    code, output = cloud.run(command, "--run-dir", RUN_DIR, "--dry-run")
+    assert code == 0 and output.startswith("gcloud compute tpus")
+    assert cloud.state == before
+
+
+def test_a_run_directory_without_a_job_says_so(cloud: Cloud) -> None:
+    code, output = cloud.run("status", "--run-dir", RUN_DIR)
+    assert code == 1 and "no job was created" in output
+
+
+def test_without_gcloud_the_advice_is_to_install_it(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    code, output = cloud.run(*CREATE)
+    assert code == 1 and "cloud.google.com/sdk/docs/install" in output
+
+
+def test_render_jobset_prints_json_for_kubectl(cloud: Cloud) -> None:
+    code, output = cloud.run(
+        *"render-jobset --name demo --accelerator-type v6e-8 --image img:1".split(),
+        *f"--run-dir {RUN_DIR} --env HF_TOKEN=hunter2 -- --preset base".split(),
+    )
+    assert code == 0 and "hunter2" not in output
+    assert json.loads(output)["kind"] == "JobSet" and "--preset base" in output
