@@ -25,6 +25,8 @@ from resumable_tf.tpu.jobs import JobSettings
 from resumable_tf.tpu.secrets import MASK, is_secret_name
 
 REQUIREMENTS = "requirements-tpu.txt"
+STOP_SECS = 25
+"""Time to save in; a spot VM ends 30 s after the notice."""
 _PACKAGES = ("resumable_tf", "models", "scripts")
 _FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", REQUIREMENTS)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -179,6 +181,6 @@ def train_script(settings: JobSettings) -> str:
         lines.append(f"export TPU_NAME={settings.name} TPU_LOAD_LIBRARY=0")
         train += ["--tpu", settings.name, "--tpu-zone", settings.zone]
         train += ["--gcp-project", settings.project]
-    command = ["resumable-tf", "run", "--", *train, *settings.train_args]
-    lines.append(f"exec {shlex.join(command)}")
+    supervise = ["resumable-tf", "run", "--stop-secs", str(STOP_SECS), "--"]
+    lines.append(f"exec {shlex.join([*supervise, *train, *settings.train_args])}")
     return "\n".join(lines) + "\n"

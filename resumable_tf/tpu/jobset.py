@@ -21,6 +21,8 @@ from resumable_tf.tpu.secrets import is_secret_name
 
 GRACE_SECS = 25
 """What a spot node leaves a pod to end in."""
+STOP_SECS = 20
+"""What the supervisor leaves training of that."""
 _MAX_RESTARTS = 1000
 _JOB = "slice"
 
@@ -156,7 +158,8 @@ def _variable(job: str, name: str, value: str) -> dict[str, Any]:
 
 def container_script(settings: JobSettings) -> str:
     """Returns what each container runs: the client on host 0, a worker on all."""
-    train = ["resumable-tf", "run", "--", "python", "scripts/train_translation.py"]
+    train = ["resumable-tf", "run", "--stop-secs", str(STOP_SECS), "--"]
+    train += ["python", "scripts/train_translation.py"]
     train += ["--strategy", "tpu", "--run-dir", settings.run_dir]
     command = f"exec {shlex.join([*train, *settings.train_args])}"
     if not settings.accelerator.is_pod:

@@ -221,7 +221,7 @@ class FakeGcloud:
         if verb == "create":
             if name in nodes:
                 raise Refused(f"ALREADY_EXISTS: Resource '{name}' already exists")
-            nodes[name] = node_answer(call, name, call.flags["--version"])
+            create_in(self._state, call)
             return f"Created tpu [{name}].\n"
         if name not in nodes:
             raise Refused(f"NOT_FOUND: Resource 'nodes/{name}' was not found")
@@ -245,11 +245,7 @@ class FakeGcloud:
         if verb == "create":
             if name in requests:
                 raise Refused(f"ALREADY_EXISTS: Resource '{name}' already exists")
-            node = call.flags["--node-id"]
-            answer = node_answer(call, node, call.flags["--runtime-version"])
-            answer["queuedResource"] = f"{_parent(call)}/queuedResources/{name}"
-            self._state["nodes"][node] = answer
-            requests[name] = request_answer(call, name, answer)
+            create_in(self._state, call)
             return f"Create request issued for: [{name}]\n"
         if name not in requests:
             raise Refused(f"NOT_FOUND: Resource 'queuedResources/{name}' was not found")
@@ -269,6 +265,18 @@ class FakeGcloud:
                 "This prompt could not be answered because you are not in an "
                 "interactive session."
             )
+
+
+def create_in(state: dict[str, Any], call: Call) -> None:
+    """Adds what a `create` makes: a node, and the request for it."""
+    name, nodes = call.positionals[0], state["nodes"]
+    if "queued-resources" not in call.command:
+        nodes[name] = node_answer(call, name, call.flags["--version"])
+        return
+    node = call.flags["--node-id"]
+    nodes[node] = node_answer(call, node, call.flags["--runtime-version"])
+    nodes[node]["queuedResource"] = f"{_parent(call)}/queuedResources/{name}"
+    state["requests"][name] = request_answer(call, name, nodes[node])
 
 
 def _parent(call: Call) -> str:

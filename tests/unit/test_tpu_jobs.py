@@ -232,8 +232,8 @@ def test_the_training_command_is_the_supervisor_of_the_script() -> None:
     single = variant(accelerator_type="v4-8", train_args=("--preset", "base"))
     *_, last = train_script(single).splitlines()
     words = shlex.split(last)
-    assert words[:4] == ["exec", "resumable-tf", "run", "--"]
-    assert words[4:6] == ["python", "scripts/train_translation.py"]
+    assert words[:6] == ["exec", "resumable-tf", "run", "--stop-secs", "25", "--"]
+    assert words[6:8] == ["python", "scripts/train_translation.py"]
     assert words[-2:] == ["--preset", "base"]
     assert "TPU_NAME" not in train_script(single)
     pod = train_script(DEMO)
@@ -371,7 +371,7 @@ def test_host_0_of_the_jobset_trains_and_all_answer(index: int, tmp_path: Path) 
     worker = f"python   -m resumable_tf.tpu.pod_worker --task-index {index}"
     hosts = ",".join(f"grpc://demo-slice-0-{i}.demo:8470" for i in range(4))
     client = (
-        f"resumable-tf 0 {hosts} run -- python scripts/train_translation.py "
-        "--strategy tpu --run-dir gs://bucket/runs/demo"
+        f"resumable-tf 0 {hosts} run --stop-secs 20 -- python "
+        "scripts/train_translation.py --strategy tpu --run-dir gs://bucket/runs/demo"
     )
     assert lines == ([worker, client] if index == 0 else [worker])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,9 +18,18 @@ from helpers.small_state import advance, small_state
 from typer.testing import CliRunner
 
 from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.storage import open_storage
+from resumable_tf.tpu.jobs import JobSettings, create_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_DIR = "gs://bucket/demo"
+DEMO = JobSettings(
+    name="demo",
+    project="my-project",
+    zone="us-west4-a",
+    accelerator_type="v5litepod-16",
+    run_dir=RUN_DIR,
+)
 CREATE = """
     create --name demo --project my-project --zone us-west4-a
     --accelerator-type v5litepod-16 --run-dir gs://bucket/demo
@@ -34,6 +44,16 @@ class Cloud:
         fake_gcloud.put_on_path(folder / "bin", state=self.state_file)
         self.store = store
         self.script = _load_script(folder)
+
+    def create(self, **changes: Any) -> None:
+        """Leaves what the command `create` leaves, at once."""
+        settings = dataclasses.replace(DEMO, **changes)
+        storage = open_storage(settings.run_dir)
+        storage.write_bytes("job/job.json", settings.to_json())
+        (command,) = create_commands(settings, startup_script="startup.sh")
+        state = self.state
+        fake_gcloud.create_in(state, fake_gcloud.parse(list(command.argv[1:])))
+        self.change(**state)
 
     def run(self, *args: str, typed: str | None = None) -> tuple[int, str]:
         done = CliRunner().invoke(self.script.app, list(args), input=typed)
@@ -61,8 +81,6 @@ class Cloud:
         self.change(**state)
 
     def stored(self, name: str) -> bytes:
-        from resumable_tf.storage import open_storage
-
         return open_storage(RUN_DIR).read_bytes(name)
 
 
@@ -164,7 +182,7 @@ def test_a_bucket_in_another_region_is_a_warning(cloud: Cloud) -> None:
 
 
 def test_status_shows_tpu_and_newest_checkpoint(cloud: Cloud) -> None:
-    cloud.run(*CREATE)
+    cloud.create()
     _, output = cloud.run("status", "--run-dir", RUN_DIR)
     assert "last checkpoint  none yet" in output
     state = small_state()
@@ -188,28 +206,28 @@ def test_status_shows_tpu_and_newest_checkpoint(cloud: Cloud) -> None:
 def test_what_deletes_refuses_without_a_confirmation(
     cloud: Cloud, command: str, typed: str
 ) -> None:
-    cloud.run(*CREATE)
+    cloud.create()
     code, output = cloud.run(command, "--run-dir", RUN_DIR, typed=typed)
     assert code == 2 and "not confirmed" in output
     assert "demo" in cloud.state["nodes"]
 
 
-@pytest.mark.parametrize("queued", ["--queued", "--no-queued"])
-def test_delete_with_the_typed_name_gives_all_back(cloud: Cloud, queued: str) -> None:
-    cloud.run(*CREATE, queued)
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_delete_with_the_typed_name_gives_all_back(
+    cloud: Cloud, is_queued: bool
+) -> None:
+    cloud.create(is_queued=is_queued)
     code, output = cloud.run("delete", "--run-dir", RUN_DIR, typed="demo\n")
     assert code == 0, output
     assert cloud.state["nodes"] == cloud.state["requests"] == {}
     assert cloud.stored("job/job.json")
 
 
-@pytest.mark.parametrize("queued", ["--queued", "--no-queued"])
+@pytest.mark.parametrize("is_queued", [True, False])
 def test_a_preempted_job_comes_back_with_the_same_request(
-    cloud: Cloud, queued: str
+    cloud: Cloud, is_queued: bool
 ) -> None:
-    cloud.run(*CREATE, queued, "--valid-until", "6h") if queued == "--queued" else (
-        cloud.run(*CREATE, queued)
-    )
+    cloud.run(*CREATE, "--queued" if is_queued else "--no-queued")
     first = cloud.state["calls"][-1]
     cloud.preempt()
     code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--yes")
@@ -221,7 +239,7 @@ def test_a_preempted_job_comes_back_with_the_same_request(
 
 
 def test_recreate_if_lost_leaves_a_living_tpu_alone(cloud: Cloud) -> None:
-    cloud.run(*CREATE)
+    cloud.create()
     before = len(cloud.verbs)
     code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--yes", "--if-lost")
     assert code == 0 and "not lost" in output
@@ -236,15 +254,16 @@ def test_recreate_if_lost_leaves_a_living_tpu_alone(cloud: Cloud) -> None:
 
 
 def test_stop_saves_first_and_stops_the_node_where_google_can(cloud: Cloud) -> None:
-    cloud.run(*CREATE)
+    cloud.create()
     code, output = cloud.run("stop", "--run-dir", RUN_DIR)
     assert code == 0 and "still paid for" in output
     assert "worker all: sudo systemctl stop resumable-tf.service" in output
     assert "compute tpus tpu-vm stop" not in cloud.verbs
-    single = ["v4-8" if word == "v5litepod-16" else word for word in CREATE]
-    single[2], single[-1] = "single", "gs://bucket/single"
-    cloud.run(*single, "--no-queued")
-    code, output = cloud.run("stop", "--run-dir", "gs://bucket/single")
+    single = "gs://bucket/single"
+    cloud.create(
+        name="single", run_dir=single, accelerator_type="v4-8", is_queued=False
+    )
+    code, output = cloud.run("stop", "--run-dir", single)
     assert code == 0 and "paid" not in output
     assert cloud.verbs[-2:] == ["compute tpus tpu-vm ssh", "compute tpus tpu-vm stop"]
 
@@ -252,7 +271,7 @@ def test_stop_saves_first_and_stops_the_node_where_google_can(cloud: Cloud) -> N
 def test_logs_come_from_the_journal_of_the_asked_host(
     cloud: Cloud, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cloud.run(*CREATE)
+    cloud.create()
     code, _ = cloud.run("logs", "--run-dir", RUN_DIR, "--worker", "2", "--lines", "9")
     assert code == 0
     out = capfd.readouterr().out
@@ -263,7 +282,7 @@ def test_logs_come_from_the_journal_of_the_asked_host(
 
 @pytest.mark.parametrize("command", ["status", "stop", "delete", "recreate"])
 def test_dry_runs_change_nothing(cloud: Cloud, command: str) -> None:
-    cloud.run(*CREATE)
+    cloud.create()
     before = cloud.state
     code, output = cloud.run(command, "--run-dir", RUN_DIR, "--dry-run")
     assert code == 0 and output.startswith("gcloud compute tpus")
