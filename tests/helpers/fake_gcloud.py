@@ -194,7 +194,7 @@ class FakeGcloud:
             url, location = call.positionals[0], call.flags["--location"].upper()
             self._state["buckets"][url] = bucket_answer(url, location)
             return ""
-        if call.command.startswith(f"{_TPUS} tpu-vm"):
+        if call.command.startswith(f"{_TPUS} tpu-vm") and call.positionals:
             return self._node(call)
         if call.command.startswith(f"{_TPUS} queued-resources"):
             return self._request(call)
