@@ -33,6 +33,10 @@ def main(
         str | None,
         typer.Option(help="The run's records. [default: as the run says]"),
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Directory of all versions. [default: RUN_DIR/export]"),
+    ] = None,
 ) -> None:
     """Writes RUN_DIR/export/VERSION, a SavedModel that translates text."""
     # TensorFlow reads this when it is imported.
@@ -41,7 +45,12 @@ def main(
 
     try:
         exported = export_run(
-            run_dir, build_model=_build_model, step=step, beam=beam, records=records
+            run_dir,
+            build_model=_build_model,
+            step=step,
+            beam=beam,
+            records=records,
+            directory=output,
         )
     except ResumableError as error:
         _console.print(f"{type(error).__name__}: {error}", markup=False)

@@ -8,10 +8,14 @@ usage, 1 anything else.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,12 +25,14 @@ from rich.logging import RichHandler
 from models.config import PRESETS
 from resumable_tf.errors import (
     EXIT_FAILED,
+    EXIT_FINISHED,
     EXIT_PREEMPTED,
     EXIT_USAGE,
     MismatchError,
     ResumableError,
     UsageError,
 )
+from resumable_tf.training.places import PlaceDefaults, detect_place, place_defaults
 
 _STARTED = time.monotonic()
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -105,16 +111,55 @@ def main(
             help="Go on with another batch size; run.json records it.",
         ),
     ] = False,
+    place: Annotated[
+        str | None,
+        typer.Option(help="sagemaker, azureml, slurm or auto: fills in their folders."),
+    ] = None,
 ) -> None:
     """Trains the English-to-German Transformer; run it again to continue."""
     settings = dict(locals())
-    settings["run_dir"] = run_dir or f"runs/embedded-{preset.value}"
+    del settings["place"]
+    where = _place(place, run_dir)
+    settings["run_dir"] = run_dir or (
+        where.run_dir if where else f"runs/embedded-{preset.value}"
+    )
     settings["is_deterministic"] = settings.pop("deterministic")
     for name in ("preset", "compute_dtype", "strategy"):
         settings[name] = settings[name].value
     set_up_tensorflow()
     _set_up_logging()
-    raise SystemExit(_run(settings))
+    code = _run(settings)
+    if code == EXIT_FINISHED and where is not None:
+        code = _export(settings["run_dir"], where)
+    raise SystemExit(code)
+
+
+def _place(name: str | None, run_dir: str | None) -> PlaceDefaults | None:
+    """Returns what the place says; ends the program if it can't be."""
+    if name == "auto":
+        name = detect_place(os.environ)
+    if name is None:
+        return None
+    try:
+        where = place_defaults(name, os.environ, run_dir=run_dir)
+    except UsageError as error:
+        _console.print(f"UsageError: {error}", markup=False)
+        raise SystemExit(EXIT_USAGE) from None
+    grace = (
+        "no promised time" if where.grace_secs is None else f"{where.grace_secs:g} s"
+    )
+    _console.print(f"{name}: run directory {where.run_dir}; {grace} after SIGTERM")
+    return where
+
+
+def _export(run_dir: str, where: PlaceDefaults) -> int:
+    """Puts the finished model where the place looks for it; returns the exit code."""
+    task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
+    if where.export_dir is None or task.get("index", 0) != 0:
+        return EXIT_FINISHED
+    script = Path(__file__).with_name("export_model.py")
+    flags = ["--run-dir", run_dir, "--output", where.export_dir]
+    return subprocess.run([sys.executable, str(script), *flags], check=False).returncode
 
 
 def set_up_tensorflow() -> None:

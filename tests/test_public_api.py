@@ -28,11 +28,11 @@ FLAGS = {
     "train_translation.py": """
         --allow-batch-size-change --batch-size --compute-dtype --data
         --deterministic --dropout-rate --eval-every-steps --keep-last
-        --log-every-steps --num-replicas --preset
+        --log-every-steps --num-replicas --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size
     """.split(),
-    "export_model.py": "--beam --records --run-dir --step".split(),
+    "export_model.py": "--beam --output --records --run-dir --step".split(),
     "translate.py": "--batch-size --beam --model".split(),
     "evaluate_translation.py": """
         --batch-size --beam --limit --model --records --show

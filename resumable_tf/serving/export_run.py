@@ -56,6 +56,7 @@ def export_run(
     step: int | None = None,
     beam: int = 4,
     records: str | None = None,
+    directory: str | None = None,
 ) -> ExportedRun:
     """Writes `<run_dir>/export/<version>` from a committed checkpoint.
 
@@ -68,6 +69,7 @@ def export_run(
         step: Which checkpoint; the newest that verifies if None.
         beam: Hypotheses of each text, unless the caller of the export says otherwise.
         records: Directory of the run's records, if it is not where it was.
+        directory: Of all versions; `<run_dir>/export` if None.
 
     Returns:
         The export.
@@ -85,7 +87,8 @@ def export_run(
     checkpoint = run.restore_model(model, step=step)
     found = run.open_records(checkpoint, records)
     tokenizer = run.load_tokenizer(checkpoint, found)
-    directory, source = f"{run_dir.rstrip('/')}/export", run.source_of(checkpoint)
+    directory = directory or f"{run_dir.rstrip('/')}/export"
+    source = run.source_of(checkpoint)
     newest = _newest(directory)
     if newest is not None and (
         newest.content["source"] == source and newest.content["beam_size"] == beam

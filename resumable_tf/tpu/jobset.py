@@ -25,6 +25,10 @@ STOP_SECS = 20
 """What the supervisor leaves training of that."""
 _MAX_RESTARTS = 1000
 _JOB = "slice"
+_FAILURE_POLICY = {
+    "maxRestarts": _MAX_RESTARTS,
+    "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+}
 
 
 def jobset_manifest(
@@ -59,15 +63,7 @@ def jobset_manifest(
             },
         },
         "spec": {
-            "failurePolicy": {
-                "maxRestarts": _MAX_RESTARTS,
-                "rules": [
-                    {
-                        "action": "FailJobSet",
-                        "onJobFailureReasons": ["PodFailurePolicy"],
-                    }
-                ],
-            },
+            "failurePolicy": _FAILURE_POLICY,
             # The client connects while the other hosts still start.
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
             "replicatedJobs": [

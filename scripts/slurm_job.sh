@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# A training as a Slurm job that is put into the queue again until it is finished:
+#
+#   sbatch scripts/slurm_job.sh --preset base
+#
+# Flags go to scripts/train_translation.py; the run directory is runs/JOB_NAME where the
+# job was submitted, unless --run-dir says otherwise. Exit code 75 means stopped after a
+# save. Set partition, account and devices on sbatch's command line or here.
+#SBATCH --job-name=translation
+#SBATCH --ntasks=1
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:TERM@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -uo pipefail
+
+child=
+stopping=
+
+# Slurm signals this script only (B:), 60 s before the time is up. It is passed on once:
+# a second SIGTERM would end training without a save.
+pass_on() {
+  if [[ -z $stopping && -n $child ]]; then kill -TERM "$child"; fi
+  stopping=yes
+  interrupted=yes
+}
+trap pass_on TERM
+
+srun python scripts/train_translation.py --place slurm "$@" &
+child=$!
+if [[ -n $stopping ]]; then kill -TERM "$child"; fi
+# A signal ends `wait` early, and not the child; 127 means that it was waited for already.
+code=1
+interrupted=yes
+while [[ -n $interrupted ]]; do
+  interrupted=
+  wait "$child"
+  status=$?
+  if [[ $status != 127 ]]; then code=$status; fi
+done
+if [[ $code == 75 ]]; then
+  echo "stopped after a save; job $SLURM_JOB_ID goes back into the queue"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
