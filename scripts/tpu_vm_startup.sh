@@ -58,8 +58,8 @@ put() {
 ensure_venv() {
   local python
   python=$(command -v python3) || die "there is no python3 on this image"
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    die "$("$python" --version) is too old; 3.10 or newer is needed"
+  "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' ||
+    die "$("$python" --version): tensorflow-tpu needs Python 3.10 to 3.12"
   [[ -x $HOME_DIR/venv/bin/python ]] && return
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     apt-get -o DPkg::Lock::Timeout=300 update
@@ -88,6 +88,8 @@ install_source() {
   "${pip[@]}" install --no-deps --editable "$HOME_DIR/source"
   echo "$sum" >"$HOME_DIR/installed"
   CHANGED=yes
+  "$HOME_DIR/venv/bin/python" -m resumable_tf tpu doctor ||
+    say "tpu doctor found something, see above"
 }
 
 # unit NAME DESCRIPTION COMMAND [EXTRA...]: writes a systemd unit.
@@ -138,6 +140,7 @@ start_training() {
 set -euo pipefail
 cd /opt/resumable-tf/source
 . /opt/resumable-tf/job.env
+. /opt/resumable-tf/hosts.env
 export PATH=/opt/resumable-tf/venv/bin:$PATH
 . /opt/resumable-tf/train.sh
 EOF
@@ -146,6 +149,18 @@ EOF
     "Restart=on-failure" "RestartSec=30" "RestartPreventExitStatus=2" \
     "SuccessExitStatus=75" "RestartForceExitStatus=75"
   start resumable-tf
+}
+
+# hosts: prints the addresses of a pod's workers as TensorFlow takes them. The metadata
+# have entries such as unknown:unknown:10.0.0.2, in the order of the workers' numbers.
+hosts() {
+  local entries entry found=
+  entries=$(metadata instance/attributes/worker-network-endpoints) || return
+  for entry in ${entries//,/ }; do
+    [[ ${entry##*:} =~ ^[0-9.]+$ ]] || return
+    found+=${found:+,}grpc://${entry##*:}:$WORKER_PORT
+  done
+  [[ -n $found ]] && echo "export TPU_NAME=$found"
 }
 
 CHANGED=no
@@ -160,11 +175,14 @@ put "$HOME_DIR/job.env" 600 <"$INCOMING/job.env"
 put "$HOME_DIR/train.sh" 600 <"$INCOMING/train.sh"
 POD_WORKER=$(. "$HOME_DIR/job.env" && echo "$RESUMABLE_TF_POD_WORKER")
 INDEX=0
+HOSTS=
 if [[ $POD_WORKER != none ]]; then
   # No guess: two hosts that take themselves for worker 0 would train twice.
   INDEX=$(metadata instance/attributes/agent-worker-number) ||
     die "a pod's host has no agent-worker-number in its metadata"
+  HOSTS=$(hosts) || die "a pod's host has no worker-network-endpoints in its metadata"
 fi
+put "$HOME_DIR/hosts.env" 600 <<<"$HOSTS"
 say "worker $INDEX of $JOB, pod worker: $POD_WORKER"
 if [[ $POD_WORKER == own ]]; then start_worker; fi
 if [[ $INDEX == 0 ]]; then start_training; fi

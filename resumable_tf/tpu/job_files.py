@@ -178,9 +178,8 @@ def train_script(settings: JobSettings) -> str:
     lines = []
     if settings.accelerator.is_pod:
         # The one client of a pod: the chips of this host, too, belong to its worker.
-        lines.append(f"export TPU_NAME={settings.name} TPU_LOAD_LIBRARY=0")
-        train += ["--tpu", settings.name, "--tpu-zone", settings.zone]
-        train += ["--gcp-project", settings.project]
+        # TPU_NAME, with the addresses of all hosts, is set by the start-up script.
+        lines.append("export TPU_LOAD_LIBRARY=0")
     supervise = ["resumable-tf", "run", "--stop-secs", str(STOP_SECS), "--"]
     lines.append(f"exec {shlex.join([*supervise, *train, *settings.train_args])}")
     return "\n".join(lines) + "\n"

@@ -109,7 +109,7 @@ def test_a_sagemaker_job_goes_on_from_a_torn_copy_and_leaves_a_model(
 
 
 @pytest.mark.crash
-@pytest.mark.slow
+@pytest.mark.proof
 def test_an_azure_job_goes_on_from_the_mounted_output(
     tmp_path: Path, corpus: Path, reference: Path
 ) -> None:

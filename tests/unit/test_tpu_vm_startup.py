@@ -28,6 +28,7 @@ POD = JobSettings(
 )
 SINGLE = dataclasses.replace(POD, accelerator_type="v4-8")
 _WORKER = "instance/attributes/agent-worker-number"
+_HOSTS = "instance/attributes/worker-network-endpoints"
 _PROJECT = """
     resumable_tf/a.py models/b.py scripts/train_translation.py setup.cfg pyproject.toml
     README.md LICENSE requirements-tpu.txt
@@ -37,7 +38,9 @@ _PROJECT = """
 @pytest.fixture
 def metadata() -> Iterator[MetadataServer]:
     attribute = f"instance/attributes/{METADATA_KEY}"
-    with MetadataServer({attribute: POD.job_dir}) as server:
+    addresses = [f"unknown:unknown:10.0.0.{host}" for host in (7, 5, 9, 6)]
+    values = {attribute: POD.job_dir, _HOSTS: ",".join(addresses)}
+    with MetadataServer(values) as server:
         yield server
 
 
@@ -164,6 +167,11 @@ def test_on_a_pod_all_hosts_answer_and_worker_0_trains(
     assert worker["ExecStart"].endswith(
         f"-m resumable_tf.tpu.pod_worker --task-index {index} --port 8470"
     )
+    # The order is that of the workers' numbers.
+    assert host.file("opt/resumable-tf/hosts.env").read_text() == (
+        "export TPU_NAME=grpc://10.0.0.7:8470,grpc://10.0.0.5:8470,"
+        "grpc://10.0.0.9:8470,grpc://10.0.0.6:8470\n"
+    )
     is_training = host.file("etc/systemd/system/resumable-tf.service").exists()
     assert is_training == (index == "0")
 
@@ -185,6 +193,20 @@ def test_a_pod_host_without_a_number_does_not_take_itself_for_worker_0(
     put_job(tmp_path, POD)
     done = host.boot()
     assert done.returncode == 1 and "agent-worker-number" in done.stderr
+    assert not [call for call in host.calls if call[0] == "systemctl"]
+
+
+@pytest.mark.parametrize("endpoints", [None, "", "unknown:unknown:$(reboot)"])
+def test_a_pod_host_that_does_not_know_the_others_does_not_start(
+    host: TpuVm, tmp_path: Path, metadata: MetadataServer, endpoints: str | None
+) -> None:
+    put_job(tmp_path, POD)
+    metadata.values[_WORKER] = "0"
+    del metadata.values[_HOSTS]
+    if endpoints is not None:
+        metadata.values[_HOSTS] = endpoints
+    done = host.boot()
+    assert done.returncode == 1 and "worker-network-endpoints" in done.stderr
     assert not [call for call in host.calls if call[0] == "systemctl"]
 
 
