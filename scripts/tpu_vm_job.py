@@ -25,6 +25,7 @@ from rich.console import Console
 from resumable_tf.errors import (
     EXIT_FAILED,
     EXIT_USAGE,
+    NoCheckpointError,
     ResumableError,
     UsageError,
 )
@@ -239,7 +240,8 @@ def _create(settings: JobSettings, env: dict[str, str], is_dry_run: bool) -> Non
         _print_commands([command for command in checks if command is not None])
         print("# The job:")
     else:
-        for warning in check_before_create(settings, gcloud):
+        previous = _previous(settings)
+        for warning in check_before_create(settings, gcloud, previous=previous):
             _console.print(f"warning: {warning}", markup=False)
     puts = [_put(settings, file) for file in files]
     if is_dry_run:
@@ -250,6 +252,16 @@ def _create(settings: JobSettings, env: dict[str, str], is_dry_run: bool) -> Non
     else:
         _run_all(puts, gcloud, False)
     _run_all(request, gcloud, is_dry_run)
+
+
+def _previous(settings: JobSettings) -> JobSettings | None:
+    """Returns another job that was created with the same run directory."""
+    try:
+        previous = read_settings(open_storage(settings.run_dir))
+    except NoCheckpointError:
+        return None
+    is_same = (previous.name, previous.zone) == (settings.name, settings.zone)
+    return None if is_same else previous
 
 
 def _put(settings: JobSettings, file: JobFile) -> Command:

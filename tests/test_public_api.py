@@ -39,6 +39,19 @@ FLAGS = {
     """.split(),
 }
 
+JOB_FLAGS = {
+    "create": """--accelerator-type --dry-run --env --name --network --no-queued
+        --no-spot --project --queued --run-dir --runtime-version --service-account
+        --spot --subnetwork --valid-until --zone""",
+    "status": "--dry-run --run-dir",
+    "logs": "--dry-run --follow --lines --run-dir --worker",
+    "stop": "--dry-run --run-dir",
+    "delete": "--dry-run --run-dir --yes",
+    "recreate": "--dry-run --if-lost --run-dir --yes",
+    "render-jobset": """--accelerator-type --env --image --name --no-spot --run-dir
+        --service-account --spot""",
+}
+
 MANIFEST = """
 step epoch batch files inventory optimizers data extra metrics versions topology config
 time
@@ -110,6 +123,26 @@ def test_the_command_has_these_flags_and_help_needs_no_tensorflow() -> None:
     words = done.stdout.replace("\u2502", " ").split()
     found = {word for word in words if word.startswith("--") and word[2:3].isalpha()}
     assert sorted(found - {"--help"}) == ["--keep", "--kill-at", "--steps"]
+
+
+@pytest.mark.parametrize("command", sorted(JOB_FLAGS))
+def test_the_tpu_job_has_these_flags_and_help_needs_no_tensorflow(command: str) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = ['x', '{command}', '--help'];\n"
+        "try: runpy.run_path('scripts/tpu_vm_job.py', run_name='__main__')\n"
+        "except SystemExit: print('TF', 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+    )
+    assert "TF False" in done.stdout, done.stderr
+    words = done.stdout.replace("\u2502", " ").split()
+    found = {word for word in words if word.startswith("--") and word[2:3].isalpha()}
+    assert sorted(found - {"--help"}) == JOB_FLAGS[command].split()
 
 
 def test_exit_codes_are_these() -> None:

@@ -19,12 +19,20 @@ from resumable_tf.tpu.jobs import JobSettings, bucket_command, describe_commands
 _MULTI_REGIONS = {"US": ("us-",), "EU": ("europe-",), "ASIA": ("asia-",)}
 
 
-def check_before_create(settings: JobSettings, gcloud: Gcloud) -> list[str]:
+def check_before_create(
+    settings: JobSettings, gcloud: Gcloud, *, previous: JobSettings | None = None
+) -> list[str]:
     """Returns warnings, after asking Google whether the job can be created.
+
+    Args:
+        settings: The job.
+        gcloud: Asks.
+        previous: The job that was last created with this run directory.
 
     Raises:
         CloudError: If `gcloud` fails.
-        UsageError: If there is no such bucket, or the job is there already.
+        UsageError: If there is no such bucket, or the job, or another one with the same
+            run directory, is there already.
     """
     bucket = gcloud.describe(bucket_command(settings))
     if bucket is None:
@@ -34,13 +42,18 @@ def check_before_create(settings: JobSettings, gcloud: Gcloud) -> list[str]:
             f"gs://{settings.run_dir.split('/')[2]} "
             f"--location={region_of(settings.zone)} --uniform-bucket-level-access"
         )
-    for command in describe_commands(settings):
-        if command is not None and gcloud.describe(command) is not None:
-            raise UsageError(
-                f"--name {settings.name}: it is there already in {settings.zone}.\n"
-                "Use `recreate` if it was preempted, `delete` to begin anew, or "
-                "another name."
-            )
+    if _is_there(settings, gcloud):
+        raise UsageError(
+            f"--name {settings.name}: it is there already in {settings.zone}.\n"
+            "Use `recreate` if it was preempted, `delete` to begin anew, or another "
+            "name."
+        )
+    if previous is not None and _is_there(previous, gcloud):
+        raise UsageError(
+            f"--run-dir {settings.run_dir} belongs to {previous.name} in "
+            f"{previous.zone}, which is still there.\n"
+            "`delete` that one first, or use another run directory."
+        )
     return image_warnings(settings) + location_warnings(bucket, zone=settings.zone)
 
 
@@ -62,3 +75,8 @@ def location_warnings(bucket: Mapping[str, Any], *, zone: str) -> list[str]:
         f"the bucket is in {location or 'an unknown place'}, the TPU in {region}: "
         "checkpoints are slower to save, and traffic between them costs money."
     ]
+
+
+def _is_there(settings: JobSettings, gcloud: Gcloud) -> bool:
+    commands = [c for c in describe_commands(settings) if c is not None]
+    return any(gcloud.describe(command) is not None for command in commands)

@@ -16,12 +16,14 @@ from helpers.small_state import advance, assert_at_step, small_state, values
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.errors import UsageError
 from resumable_tf.training.places import (
+    AZURE_OUTPUT,
     PLACES,
     PlaceDefaults,
     detect_place,
     place_defaults,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 SAGEMAKER = {"SM_MODEL_DIR": "/opt/ml/model", "SM_CURRENT_HOST": "algo-1"}
 AZURE = {"AZUREML_RUN_ID": "r1", "AZURE_ML_OUTPUT_run": "/mnt/azureml/run"}
 SLURM = {
@@ -88,6 +90,18 @@ def test_several_sagemaker_hosts_need_one_directory_for_all() -> None:
     with pytest.raises(UsageError, match=r"2 workers[^$]*s3://"):
         place_defaults("sagemaker", environ)
     assert place_defaults("sagemaker", environ, run_dir="s3://b/r").grace_secs == 120
+
+
+def test_the_page_says_what_the_places_are() -> None:
+    page = (ROOT / "docs" / "places.md").read_text("utf-8")
+    for environ in (SAGEMAKER, AZURE, SLURM):
+        place = place_defaults(str(detect_place(environ)), environ)
+        assert f"--place {place.name}" in page or place.name == "slurm"
+        if place.grace_secs is not None:
+            assert f"{place.grace_secs:g} s" in page
+    assert AZURE_OUTPUT in page and "/opt/ml/checkpoints" in page
+    script = (ROOT / "scripts" / "slurm_job.sh").read_text("utf-8")
+    assert "#SBATCH --signal=B:TERM@60\n" in script and "--signal=B:TERM@60" in page
 
 
 def _files(run_dir: Path) -> list[Path]:

@@ -172,6 +172,18 @@ def test_nothing_is_uploaded_when_a_check_fails(cloud: Cloud) -> None:
     assert cloud.verbs.count("storage cp") == 4
 
 
+def test_a_run_directory_of_a_living_job_is_not_given_to_another(cloud: Cloud) -> None:
+    cloud.create()
+    other = ["demo2" if word == "demo" else word for word in CREATE]
+    code, output = cloud.run(*other)
+    assert code == 2 and "belongs to demo in us-west4-a" in output
+    assert "storage cp" not in cloud.verbs
+    cloud.change(nodes={}, requests={})
+    code, output = cloud.run(*other)
+    assert code == 0, output
+    assert b'"name": "demo2"' in cloud.stored("job/job.json")
+
+
 def test_a_bucket_in_another_region_is_a_warning(cloud: Cloud) -> None:
     buckets = {"gs://bucket": fake_gcloud.bucket_answer("gs://bucket", "EU")}
     cloud.change(buckets=buckets)
