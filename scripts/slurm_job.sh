@@ -38,8 +38,9 @@ while [[ -n $interrupted ]]; do
   status=$?
   if [[ $status != 127 ]]; then code=$status; fi
 done
-if [[ $code == 75 ]]; then
-  echo "stopped after a save; job $SLURM_JOB_ID goes back into the queue"
+# 143: the signal came while Python was still starting, with nothing to save.
+if [[ $code == 75 || (-n $stopping && $code == 143) ]]; then
+  echo "stopped with $code; job $SLURM_JOB_ID goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

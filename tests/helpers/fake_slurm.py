@@ -44,7 +44,9 @@ class FakeSlurm:
         task = "import signal, subprocess, sys\n"
         task += "task = subprocess.Popen(sys.argv[1:])\n"
         task += "signal.signal(signal.SIGTERM, lambda n, _: task.send_signal(n))\n"
-        task += "sys.exit(task.wait())\n"
+        # As srun: 128 and the signal's number for a task that a signal ended.
+        task += "code = task.wait()\n"
+        task += "sys.exit(code if code >= 0 else 128 - code)\n"
         (programs / "srun").write_text(f"#!{sys.executable}\n{task}")
         (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>"{self._log}"\n')
         for name in ("srun", "scontrol"):
@@ -60,6 +62,12 @@ class FakeSlurm:
             "SLURM_JOB_NAME": self.options["--job-name"],
             "SLURM_SUBMIT_DIR": str(folder),
         }
+
+    def replace_python(self, text: str) -> None:
+        """Puts another program in the place of Python."""
+        program = self._folder / "slurm" / "python"
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
 
     @property
     def run_dir(self) -> Path:

@@ -1,0 +1,54 @@
+"""When `scripts/slurm_job.sh` puts its job back, with programs in training's place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from helpers.fake_slurm import JOB_ID, FakeSlurm
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75, 143])
+def test_only_a_stop_after_a_save_is_requeued(tmp_path: Path, code: int) -> None:
+    slurm = FakeSlurm(tmp_path)
+    slurm.replace_python(f'echo "$@"; exit {code}')
+    found, output = slurm.start(["--preset", "base"], restart_count=0).wait()
+    assert found == code
+    assert slurm.requeued == ([f"requeue {JOB_ID}"] if code == 75 else [])
+    flags = "scripts/train_translation.py --place slurm --preset base"
+    assert output.splitlines()[0] == flags
+
+
+def test_a_signal_before_training_has_begun_is_requeued(tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path)
+    slurm.replace_python(f"touch {tmp_path}/started; exec sleep 60")
+    job = slurm.start([], restart_count=0)
+    while not (tmp_path / "started").exists():
+        assert job.is_running
+        time.sleep(0.01)
+    job.signal_batch_script()
+    code, output = job.wait()
+    assert code == 143, output
+    assert slurm.requeued == [f"requeue {JOB_ID}"]
+
+
+def test_training_gets_the_signal_once_however_often_slurm_sends_it(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(tmp_path)
+    # Saves for a while, as training does; counts what comes meanwhile.
+    slurm.replace_python(
+        "trap 'echo TERM; saving=yes' TERM; touch started\n"
+        'until [ -n "$saving" ]; do sleep 0.02; done; sleep 0.5; exit 75'
+    )
+    job = slurm.start([], restart_count=0)
+    while not (tmp_path / "started").exists():
+        assert job.is_running
+        time.sleep(0.01)
+    for _ in range(3):
+        job.signal_batch_script()
+        time.sleep(0.05)
+    code, output = job.wait()
+    assert (code, output.count("TERM")) == (75, 1)
+    assert slurm.requeued == [f"requeue {JOB_ID}"]
