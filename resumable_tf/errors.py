@@ -149,6 +149,10 @@ class NonFiniteLossError(ResumableError, FloatingPointError):
         self.last_checkpoint = last_checkpoint
 
 
+class NoticeError(ResumableError, OSError):
+    """The metadata server or the TPU API has given no answer, or a wrong one."""
+
+
 class DeviceError(ResumableError, RuntimeError):
     """The devices that a strategy needs are not there."""
 

@@ -26,6 +26,9 @@ LEVELS = {
     "errors": 0,
     "state": 1,
     "storage": 1,
+    # What the machine says of its own end, and what a training tells its supervisor.
+    "notices": 1,
+    "supervising": 1.5,
     # Looks at the state, and is told of each step by all above.
     "auditing": 1.5,
     "checkpoint": 2,

@@ -1,0 +1,103 @@
+"""Starts a training until it is finished, whatever ends it.
+
+resumable-tf run -- python scripts/train_translation.py --run-dir gs://bucket/run
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from resumable_tf.errors import EXIT_USAGE, UsageError
+from resumable_tf.supervising.events import Events
+from resumable_tf.supervising.restarts import RestartPolicy
+from resumable_tf.supervising.supervisor import Settings, Supervisor
+from resumable_tf.supervising.watchdog import WatchdogSettings
+
+_STDERR = 2
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(help="Program and arguments, behind --.")
+    ],
+    max_fruitless: Annotated[
+        int, typer.Option(help="Restarts without a new step before giving up.")
+    ] = 3,
+    first_delay_secs: Annotated[
+        float, typer.Option(help="Wait before a restart; doubles while it is in vain.")
+    ] = 1.0,
+    max_delay_secs: Annotated[float, typer.Option(help="Longest wait.")] = 300.0,
+    hang_factor: Annotated[
+        float, typer.Option(help="No step for so many times the median is a hang,")
+    ] = 20.0,
+    hang_min_secs: Annotated[
+        float, typer.Option(help="but never before this long.")
+    ] = 300.0,
+    hang_max_idle_secs: Annotated[
+        float, typer.Option(help="The same before the second step and after the last.")
+    ] = 3600.0,
+    stop_secs: Annotated[
+        float, typer.Option(help="Time to save and end after SIGTERM; then SIGKILL.")
+    ] = 300.0,
+    events: Annotated[
+        Path | None, typer.Option(help="File to append the events to. [default: none]")
+    ] = None,
+) -> None:
+    """Runs a program until it is finished; restarts it when it is preempted or dies.
+
+    Exit codes: 0 finished, 75 asked to stop (the program has saved), 2 wrong usage,
+    1 given up.
+    """
+    try:
+        settings = Settings(
+            command=command,
+            restarts=RestartPolicy(
+                max_fruitless=max_fruitless,
+                first_delay_secs=first_delay_secs,
+                max_delay_secs=max_delay_secs,
+            ),
+            watchdog=WatchdogSettings(
+                factor=hang_factor,
+                min_secs=hang_min_secs,
+                max_idle_secs=hang_max_idle_secs,
+            ),
+            stop_secs=stop_secs,
+        )
+        sinks = [_STDERR, *([] if events is None else [_open(events)])]
+    except UsageError as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"UsageError: {error}", markup=False)
+        sys.exit(EXIT_USAGE)
+    sys.exit(Supervisor(settings, Events(_writer(sinks))).run())
+
+
+def _open(path: Path) -> int:
+    """Opens the events' file.
+
+    Raises:
+        UsageError: If it can't be written.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise UsageError(f"--events {path}: {error}") from error
+
+
+def _writer(sinks: list[int]) -> Callable[[str], None]:
+    """Returns what writes a line to each of these files.
+
+    A signal handler writes too, which buffered files do not bear.
+    """
+
+    def write(line: str) -> None:
+        for sink in sinks:
+            os.write(sink, f"{line}\n".encode())
+
+    return write

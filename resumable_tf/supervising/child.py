@@ -1,0 +1,110 @@
+"""A program in a process group of its own, of which nothing is left behind.
+
+child = Child(["python", "train.py"], environment)
+child.send(signal.SIGTERM)
+code = child.wait(0.2)
+child.clear()
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+_PR_SET_PDEATHSIG = 1
+_POLL_SECS = 0.02
+
+
+class Child:
+    """The running program.
+
+    It has its own process group, so that Ctrl-C reaches the supervisor alone, which
+    passes it on once. If the supervisor is killed, the program gets SIGTERM.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts it.
+
+        Args:
+            command: Program and arguments.
+            environment: All its environment variables.
+
+        Raises:
+            OSError: If there is no such program.
+        """
+        # The supervisor has one thread, so code may run between fork and exec.
+        self._process = subprocess.Popen(
+            list(command),
+            env=dict(environment),
+            start_new_session=True,
+            preexec_fn=_follow_parent(),
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of the program; also of its process group."""
+        return self._process.pid
+
+    def wait(self, timeout_secs: float) -> int | None:
+        """Returns the exit code, negative for a signal; None while it runs."""
+        try:
+            return self._process.wait(timeout_secs)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the program itself; none if it has ended.
+
+        Its own helpers don't get it: it may need them for its last save.
+        """
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Ends the program and its helpers at once, and waits for it."""
+        self._send_group(signal.SIGKILL)
+        self._process.wait()
+
+    def clear(self, *, timeout_secs: float = 5.0) -> None:
+        """Ends what the program, which has ended, has left running.
+
+        Its helpers could hold the TPU, or ports. They get SIGTERM, then SIGKILL.
+
+        Args:
+            timeout_secs: Between the two.
+        """
+        ends = time.monotonic() + timeout_secs
+        is_left = self._send_group(signal.SIGTERM)
+        while is_left and time.monotonic() < ends:
+            time.sleep(_POLL_SECS)
+            is_left = self._send_group(0)
+        if is_left:
+            self._send_group(signal.SIGKILL)
+
+    def _send_group(self, number: int) -> bool:
+        """Sends a signal to the group; returns whether there was anyone."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def _follow_parent() -> Callable[[], None] | None:
+    """Returns what makes a forked process get SIGTERM when its parent dies."""
+    if sys.platform != "linux":
+        return None
+    # Looked up before the fork; after it, as little as possible is done.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def follow() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return follow

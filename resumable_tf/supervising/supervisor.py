@@ -1,0 +1,284 @@
+"""Starts a program until it is finished.
+
+    supervisor = Supervisor(Settings(command=["python", "train.py"]), events)
+    exit_code = supervisor.run()
+
+One thread: it sleeps, looks at the child and its heartbeat, and decides by the pure
+functions of `restarts` and `watchdog`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+from resumable_tf.errors import EXIT_PREEMPTED, EXIT_USAGE
+from resumable_tf.supervising.child import Child
+from resumable_tf.supervising.events import Events
+from resumable_tf.supervising.heartbeat import (
+    DUMP_SIGNAL,
+    HEARTBEAT_VARIABLE,
+    Beat,
+    create_heartbeat_file,
+    read_beat,
+)
+from resumable_tf.supervising.restarts import (
+    Attempt,
+    History,
+    Restart,
+    RestartPolicy,
+    Stop,
+    decide,
+    how_it_ended,
+)
+from resumable_tf.supervising.watchdog import Watchdog, WatchdogSettings
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run and how.
+
+    Attributes:
+        command: Program and arguments.
+        restarts: When to start it again.
+        watchdog: When it hangs.
+        stop_secs: How long it may take to save and end once it was asked to.
+        dump_secs: Time to dump stacks before a hung program is ended.
+        poll_secs: Time between two looks.
+    """
+
+    command: Sequence[str]
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
+    stop_secs: float = 300.0
+    dump_secs: float = 2.0
+    poll_secs: float = 0.2
+
+
+def always_ready(is_stopping: Callable[[], bool]) -> bool:
+    """Waits for nothing: the machine is ready."""
+    return True
+
+
+class Supervisor:
+    """Runs one program, over and over; used in the main thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        events: Events,
+        *,
+        wait_until_ready: Callable[[Callable[[], bool]], bool] = always_ready,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Starts nothing.
+
+        Args:
+            settings: What to run and how.
+            events: Gets told what happens.
+            wait_until_ready: Called before each start; returns whether the machine
+                can be used. It looks now and then whether its argument says that the
+                supervisor was asked to stop, and returns False then.
+            clock: Seconds.
+            jitter: A number from 0 to 1, to spread the restarts of many hosts.
+        """
+        self._settings = settings
+        self._events = events
+        self._wait_until_ready = wait_until_ready
+        self._clock = clock
+        self._jitter = jitter
+        # Both are set by the signal handler, which runs in the same thread.
+        self._stop_signals: list[int] = []
+        self._stopping_since = float("inf")
+        self._child: Child | None = None
+
+    def run(self) -> int:
+        """Returns the exit code: 0 finished, 75 asked to stop, 2 usage, 1 given up."""
+        previous = {number: signal.signal(number, self._forward) for number in _SIGNALS}
+        try:
+            with tempfile.TemporaryDirectory(prefix="resumable-tf-run-") as directory:
+                stop, history = self._run(directory)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        self._events.emit(
+            "stopped",
+            exit_code=stop.exit_code,
+            reason=stop.reason,
+            num_starts=history.num_starts,
+            best_step=history.best_step,
+        )
+        return stop.exit_code
+
+    def _run(self, directory: str) -> tuple[Stop, History]:
+        history = History()
+        while True:
+            if not self._wait_until_ready(lambda: self._is_stopping):
+                return Stop(EXIT_PREEMPTED, self._why_not_ready()), history
+            if self._is_stopping:
+                return Stop(EXIT_PREEMPTED, "asked to stop"), history
+            path = os.path.join(directory, f"heartbeat-{history.num_starts + 1}")
+            try:
+                attempt = self._attempt(path, start=history.num_starts + 1)
+            except OSError as error:
+                if history.num_starts:
+                    raise
+                return Stop(EXIT_USAGE, f"can't be started: {error}"), history
+            policy = self._settings.restarts
+            history = history.after(attempt, steady_secs=policy.steady_secs)
+            decision = decide(
+                *(attempt, history, policy),
+                jitter=self._jitter(),
+                is_stopping=self._is_stopping,
+            )
+            if isinstance(decision, Stop):
+                return decision, history
+            self._back_off(decision, history)
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._stop_signals)
+
+    def _why_not_ready(self) -> str:
+        return "asked to stop" if self._is_stopping else "the TPU can't be used"
+
+    def _attempt(self, path: str, *, start: int) -> Attempt:
+        """Runs the program once."""
+        create_heartbeat_file(path)
+        command = list(self._settings.command)
+        began = self._clock()
+        child = Child(command, {**os.environ, HEARTBEAT_VARIABLE: path})
+        self._child = child
+        self._events.emit("started", start=start, pid=child.pid, command=command)
+        if self._is_stopping:  # The signal came while there was no child.
+            child.send(self._stop_signals[-1])
+        try:
+            watch = _Watch(self._settings, self._events, path, start, began)
+            code, is_hung = self._watch(child, watch)
+        finally:
+            self._child = None
+            child.clear()
+        attempt = Attempt(
+            exit_code=code,
+            last_step=None if watch.beat is None else watch.beat.step,
+            ran_secs=self._clock() - began,
+            is_hung=is_hung,
+            has_heartbeat=watch.beat is not None,
+        )
+        if not attempt.has_heartbeat:
+            self._events.emit("no_heartbeat", start=start)
+        self._events.emit(
+            "ended",
+            start=start,
+            exit_code=code,
+            how="finished" if code == 0 else how_it_ended(attempt),
+            last_step=attempt.last_step,
+            ran_secs=round(attempt.ran_secs, 3),
+        )
+        return attempt
+
+    def _watch(self, child: Child, watch: _Watch) -> tuple[int, bool]:
+        """Waits for the end; returns the exit code and whether the program hung."""
+        while True:
+            code = child.wait(self._settings.poll_secs)
+            now = self._clock()
+            watch.look(now)
+            if code is not None:
+                return code, False
+            if self._is_stopping:
+                if now - self._stopping_since > self._settings.stop_secs:
+                    return watch.kill(child, "it did not stop in time"), False
+            elif watch.is_hung(now):
+                return self._end_hung(child, watch), True
+
+    def _end_hung(self, child: Child, watch: _Watch) -> int:
+        """Lets a hung program show its stacks, and ends it."""
+        if watch.beat is not None and watch.beat.dumps_stacks:
+            child.send(DUMP_SIGNAL)
+            if (code := child.wait(self._settings.dump_secs)) is not None:
+                return code
+        # Perhaps it is slow only: then it saves.
+        child.send(signal.SIGTERM)
+        ends = self._clock() + min(self._settings.stop_secs, 30.0)
+        while self._clock() < ends:
+            if (code := child.wait(self._settings.poll_secs)) is not None:
+                return code
+        return watch.kill(child, "it hung, and did not stop when asked to")
+
+    def _back_off(self, decision: Restart, history: History) -> None:
+        """Waits for the time of a restart, or for a signal."""
+        self._events.emit(
+            "restart",
+            after_secs=round(decision.after_secs, 3),
+            reason=decision.reason,
+            num_fruitless=history.num_fruitless,
+            best_step=history.best_step,
+        )
+        ends = self._clock() + decision.after_secs
+        while not self._is_stopping and (left := ends - self._clock()) > 0:
+            time.sleep(min(left, self._settings.poll_secs))
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        """Passes a signal on; the second one too, which makes the program end."""
+        if not self._stop_signals:
+            self._stopping_since = self._clock()
+        self._stop_signals.append(number)
+        child = self._child
+        if child is not None:
+            child.send(number)
+        pid = None if child is None else child.pid
+        self._events.emit("signal", signal=signal.Signals(number).name, pid=pid)
+
+
+class _Watch:
+    """What is known of the running program."""
+
+    def __init__(
+        self, settings: Settings, events: Events, path: str, start: int, began: float
+    ) -> None:
+        self.beat: Beat | None = None
+        self._watchdog = Watchdog(settings.watchdog, now=began)
+        self._events = events
+        self._path = path
+        self._start = start
+        self._began = began
+
+    def look(self, now: float) -> None:
+        """Reads the newest heartbeat."""
+        beat = read_beat(self._path)
+        if beat is None:
+            return
+        had_step = self.beat is not None and self.beat.step is not None
+        self.beat = beat
+        self._watchdog.see(beat, now=now)
+        if not had_step and beat.step is not None:
+            secs = round(now - self._began, 3)
+            self._events.emit("heartbeat", start=self._start, step=beat.step, secs=secs)
+
+    def is_hung(self, now: float) -> bool:
+        """Returns whether the program hangs, and says so."""
+        if not self._watchdog.is_hung(now=now):
+            return False
+        self._events.emit(
+            "hung",
+            start=self._start,
+            step=None if self.beat is None else self.beat.step,
+            silence_secs=round(self._watchdog.silence_secs(now=now), 3),
+            limit_secs=self._watchdog.limit_secs(),
+        )
+        return True
+
+    def kill(self, child: Child, reason: str) -> int:
+        """Ends the program by force; returns its exit code."""
+        self._events.emit("killed", start=self._start, reason=reason)
+        child.kill()
+        return -signal.SIGKILL
