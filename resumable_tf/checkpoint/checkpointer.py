@@ -13,6 +13,7 @@ next call, and at the latest when the `with` block ends.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TypeVar
@@ -48,10 +49,12 @@ class Checkpointer:
         storage: The run directory.
         committed_step: Step of the newest checkpoint that this object restored or
             committed, None before; asks no storage.
+        last_save_secs: How long the last save took to write and commit, None before.
     """
 
-    # Set by the writer's thread too; a plain assignment, read by displays only.
+    # Set by the writer's thread too: plain assignments, for displays and estimates.
     committed_step: int | None = None
+    last_save_secs: float | None = None
     _is_restored = False
     _is_closed = False
 
@@ -356,11 +359,13 @@ class Checkpointer:
 
     def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
+        began = time.monotonic()
         try:
             info = self._tier.write(snapshot, draft)
         finally:
             snapshot.release()
         self.committed_step = draft.step
+        self.last_save_secs = time.monotonic() - began
         self._tier.tidy(draft.step)
         return info
 
