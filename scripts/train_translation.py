@@ -101,6 +101,9 @@ def main(
         int | None, typer.Option(help="Validation loss at multiples of this.")
     ] = None,
     log_every_steps: Annotated[int, typer.Option(help="Steps a line of metrics.")] = 10,
+    grace_secs: Annotated[
+        float, typer.Option(help="Time to save in after a notice of preemption.")
+    ] = 25.0,
     deterministic: Annotated[
         bool, typer.Option(help="Use deterministic kernels.")
     ] = True,

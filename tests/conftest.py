@@ -12,6 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Otherwise gcsfs asks a gRPC service, which no emulator has, at every call.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
+# Tests that run on Google's machines ask fake metadata servers only.
+os.environ["NO_GCE_CHECK"] = "true"
+
 # Two busy cores: a slow example is no failure. The same examples at every start.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")

@@ -46,6 +46,7 @@ class TrainConfig:
         is_deterministic: TensorFlow's deterministic kernels.
         allow_batch_size_change: Whether `batch_size` may be another than the one that
             the run was begun with; recorded in run.json.
+        grace_secs: Time to save in when the machine is about to go.
     """
 
     run_dir: str
@@ -69,6 +70,7 @@ class TrainConfig:
     log_every_steps: int = 10
     is_deterministic: bool = True
     allow_batch_size_change: bool = False
+    grace_secs: float = 25.0
 
     def __post_init__(self) -> None:
         """Checks the values.

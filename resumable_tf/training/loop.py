@@ -19,7 +19,7 @@ import numpy as np
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.errors import NonFiniteLossError
 from resumable_tf.state import TrainState
-from resumable_tf.training.preemption import Preempted, StopSignal
+from resumable_tf.training.preemption import PreemptionGuard, save_last
 
 logger = logging.getLogger(__name__)
 
@@ -79,22 +79,22 @@ def run_loop(
     checkpointer: Checkpointer | None,
     *,
     hooks: Sequence[Hook] = (),
-    stop: StopSignal | None = None,
+    guard: PreemptionGuard | None = None,
 ) -> None:
     """Trains from `state.step` to the plan's stop step.
 
-    The last state is always saved, and so is the state when `stop` asks for it.
+    The last state is always saved, and so is the state when `guard` asks for it.
 
     Args:
         plan: How far and in what calls.
         state: The live objects.
         checkpointer: Saves it; None in a worker that leaves this to the chief.
         hooks: Called after each compiled call.
-        stop: Asks for a save and an end.
+        guard: Asks for a save and an end; it must be the same on all hosts.
 
     Raises:
         NonFiniteLossError: If a loss is NaN or infinite; nothing is saved after it.
-        Preempted: If `stop` was requested; the state is saved.
+        Preempted: If a stop was requested; the state is saved.
     """
     iterator = plan.batches(state.step) if state.step < plan.stop_step else iter(())
     while state.step < plan.stop_step:
@@ -109,23 +109,12 @@ def run_loop(
             hook(state, result)
         if checkpointer is not None:
             checkpointer.maybe_save(state)
-        if stop is not None and stop.requested is not None:
-            _save_final(state, checkpointer)
-            raise Preempted(
-                f"{stop.requested.name}: saved step {state.step} and stopped. "
-                "Run the same command to continue.",
-                step=state.step,
-            )
-    _save_final(state, checkpointer)
-
-
-def _save_final(state: TrainState, checkpointer: Checkpointer | None) -> None:
-    if checkpointer is None:
-        return
-    checkpointer.wait()
-    latest = checkpointer.latest()
-    if latest is None or latest.step < state.step:
-        checkpointer.save(state).result()
+        if guard is not None:
+            guard.after_step(state, checkpointer)
+    if checkpointer is not None:
+        save_last(state, checkpointer)
+    if guard is not None:
+        guard.finish(state.step)
 
 
 def _check_finite(result: CallResult, checkpointer: Checkpointer | None) -> None:

@@ -1,25 +1,43 @@
-"""Turns SIGTERM and SIGINT into "save, then stop".
+"""Turns a notice that the machine goes into "save, then stop with exit code 75".
 
-    with StopSignal() as stop:
-        while not stop.requested:
+    with PreemptionGuard() as guard:
+        while state.step < stop_step:
             ...
+            checkpointer.maybe_save(state)
+            guard.after_step(state, checkpointer)       # may raise Preempted
 
-The handler only sets a flag: the training loop saves at the end of the running
-call. A second signal of the kind gets the default treatment at once.
+Signals and the metadata server's notices only leave a request; the state is saved
+between two steps. So no save under way is disturbed: it is finished first. A second
+signal of the kind gets the default treatment at once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
+from resumable_tf.notices.metadata import metadata_pollers
+from resumable_tf.notices.notice import Notice, NoticePoller
+from resumable_tf.supervising.heartbeat import Heartbeat
+from resumable_tf.training.grace import describe_grace
+
+if TYPE_CHECKING:
+    from resumable_tf.checkpoint import Checkpointer
+    from resumable_tf.state import TrainState
+
+GRACE_SECS = 25.0
+"""A spot machine goes 30 s after its notice; the rest is for hearing of it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_log = logging.getLogger(__name__)
 
 
 class Preempted(ResumableError, SystemExit):
@@ -38,24 +56,40 @@ class Preempted(ResumableError, SystemExit):
         self.code = EXIT_PREEMPTED
 
 
+class Agreement(Protocol):
+    """Asks all hosts at once."""
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether the flag is set on any host."""
+
+
 class StopSignal:
     """Remembers that the process was asked to stop.
 
     Outside the main thread Python can't handle signals; there it stays silent and
     `requested` is False unless `request` is called.
+
+    Attributes:
+        requested_at: When the signal came, by the clock; None before.
     """
 
     def __init__(
-        self, *, is_running: Callable[[FrameType | None], bool] = lambda frame: True
+        self,
+        *,
+        is_running: Callable[[FrameType | None], bool] = lambda frame: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Installs nothing before `__enter__`.
 
         Args:
             is_running: Tells from the interrupted frame whether what is to be stopped
                 still runs; if not, the signal gets the treatment it had before.
+            clock: Seconds.
         """
         self._is_running = is_running
+        self._clock = clock
         self._requested: signal.Signals | None = None
+        self.requested_at: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -65,6 +99,7 @@ class StopSignal:
 
     def request(self, received: signal.Signals = signal.SIGTERM) -> None:
         """Asks for a stop as the signal would."""
+        self.requested_at = self._clock()
         self._requested = received
 
     def __enter__(self) -> StopSignal:
@@ -84,13 +119,212 @@ class StopSignal:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
-        if self._is_running(frame):
-            self._requested = signal.Signals(number)
-        else:
+        if not self._is_running(frame):
+            self._restore()
             os.kill(os.getpid(), number)
+            return
+        for one, previous in self._previous.items():
+            # KeyboardInterrupt would be no force: what it ends waits for the save.
+            is_pythons = previous is signal.default_int_handler
+            signal.signal(one, signal.SIG_DFL if is_pythons else previous)
+        self.request(signal.Signals(number))
 
     def _restore(self) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
         self._previous = {}
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Why training is to stop.
+
+    Attributes:
+        name: A word: SIGTERM, SIGINT, preempted, maintenance, tpu, another host.
+        detail: Who said what.
+        time: When, by the guard's clock.
+    """
+
+    name: str
+    detail: str
+    time: float
+
+
+class PreemptionGuard:
+    """Collects what asks for a stop, and stops after a save.
+
+    Sources: SIGTERM and SIGINT; on Google Cloud the metadata server (`preempted`,
+    `maintenance-event`, `upcoming-maintenance`); other pollers, such as one for the
+    state of a TPU node. The first of them counts.
+
+    Example:
+        >>> guard = PreemptionGuard(grace_secs=25.0)
+    """
+
+    def __init__(
+        self,
+        *,
+        grace_secs: float = GRACE_SECS,
+        sources: Sequence[NoticePoller] | None = None,
+        agreement: Agreement | None = None,
+        is_running: Callable[[FrameType | None], bool] = lambda frame: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Installs and asks nothing before `__enter__`.
+
+        Args:
+            grace_secs: Time from a notice to the machine's end, to save in.
+            sources: Further sources; the metadata server's, if this machine has one,
+                if None.
+            agreement: Asks the other hosts; None if there are none. All hosts must
+                then call `after_step` at the same steps.
+            is_running: As for `StopSignal`.
+            clock: Seconds.
+
+        Raises:
+            ValueError: If `grace_secs` is negative.
+        """
+        if grace_secs < 0:
+            raise ValueError(f"grace_secs must be 0 or more, not {grace_secs:g}")
+        self.grace_secs = grace_secs
+        self._signal = StopSignal(is_running=is_running, clock=clock)
+        self._sources = sources
+        self._agreement = agreement
+        self._clock = clock
+        self._heartbeat = Heartbeat.from_environment()
+        # Set by pollers' threads too; a plain assignment, the first one stays.
+        self._request: StopRequest | None = None
+
+    def __enter__(self) -> PreemptionGuard:
+        """Installs the handlers and begins to ask."""
+        if self._sources is None:
+            self._sources = metadata_pollers()
+        self._heartbeat.start()
+        self._signal.__enter__()
+        for source in self._sources:
+            source.start(self._notice)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Puts the former handlers back and asks no more."""
+        for source in self._sources or ():
+            source.stop()
+        self._signal.__exit__(kind, error, trace)
+
+    @property
+    def requested(self) -> StopRequest | None:
+        """The first request that came to this host, or None; costs nothing."""
+        number = self._signal.requested
+        if self._request is None and number is not None:
+            when = self._signal.requested_at
+            when = self._clock() if when is None else when
+            self._request = StopRequest(number.name, "a signal to this process", when)
+        return self._request
+
+    def request(self, name: str, detail: str = "") -> None:
+        """Asks for a stop; from any thread.
+
+        Args:
+            name: A word for messages.
+            detail: Who said what.
+        """
+        if self._request is None:
+            self._request = StopRequest(name, detail, self._clock())
+
+    def grace_left_secs(self) -> float:
+        """Returns the time that is left to save in; all of it without a request."""
+        request = self.requested
+        if request is None:
+            return self.grace_secs
+        return self.grace_secs - (self._clock() - request.time)
+
+    def agreed(self) -> StopRequest | None:
+        """Returns the request of this or any other host; waits for all hosts."""
+        request = self.requested
+        if self._agreement is None:
+            return request
+        if self._agreement.any(request is not None) and request is None:
+            self.request("another host", "another host was asked to stop")
+        return self.requested if request is None else request
+
+    def after_step(self, state: TrainState, checkpointer: Checkpointer | None) -> None:
+        """Tells the supervisor of the step; saves and stops if that was asked for.
+
+        Args:
+            state: The live objects, between two steps.
+            checkpointer: Saves them; None on hosts that leave this to another.
+
+        Raises:
+            Preempted: If a stop was requested; the state is saved.
+            SaveError: If it can't be saved.
+        """
+        self._heartbeat.beat(state.step)
+        request = self.agreed()
+        if request is not None:
+            self._save_and_stop(request, state, checkpointer)
+
+    def announce(self, step: int, checkpointer: Checkpointer | None) -> None:
+        """Says in the log why training stops, if it does, and what time is left."""
+        request = self.requested
+        if request is None:
+            return
+        self._heartbeat.pause(step)
+        _log.warning("%s (%s): stopping at step %d", request.name, request.detail, step)
+        if checkpointer is not None:
+            left = self.grace_left_secs()
+            took, committed = checkpointer.last_save_secs, checkpointer.committed_step
+            _log.warning("%s", describe_grace(left, took, committed))
+
+    def finish(self, step: int) -> None:
+        """Ends a training that is complete; waits for all hosts.
+
+        A host that went before another has saved would take that one down with it.
+
+        Args:
+            step: Completed steps.
+        """
+        self._heartbeat.pause(step)
+        if self._agreement is not None:
+            self._agreement.any(False)
+
+    def _notice(self, notice: Notice) -> None:
+        self.request(notice.name, notice.detail)
+
+    def _save_and_stop(
+        self, request: StopRequest, state: TrainState, checkpointer: Checkpointer | None
+    ) -> NoReturn:
+        """Saves and raises.
+
+        Raises:
+            Preempted: Always.
+        """
+        self.announce(state.step, checkpointer)
+        if checkpointer is not None:
+            save_last(state, checkpointer)
+        self.finish(state.step)
+        raise Preempted(
+            f"{request.name}: saved step {state.step} and stopped. "
+            "Run the same command to continue.",
+            step=state.step,
+        )
+
+
+def save_last(state: TrainState, checkpointer: Checkpointer) -> None:
+    """Waits for the save under way, and saves the state unless that is done.
+
+    Args:
+        state: The live objects, between two steps.
+        checkpointer: Saves them.
+
+    Raises:
+        SaveError: If one of the two can't be saved.
+    """
+    checkpointer.wait()
+    latest = checkpointer.latest()
+    if latest is None or latest.step < state.step:
+        checkpointer.save(state).result()

@@ -27,6 +27,8 @@ from resumable_tf.data.prepare import PrepareSettings, prepare_records
 from resumable_tf.data.record_files import RecordSet
 from resumable_tf.errors import NoCheckpointError
 from resumable_tf.state import TrainState
+from resumable_tf.supervising.heartbeat import Heartbeat
+from resumable_tf.training.agreement import HostAgreement
 from resumable_tf.training.config import TrainConfig
 from resumable_tf.training.event_log import EventLog
 from resumable_tf.training.hooks import (
@@ -38,7 +40,7 @@ from resumable_tf.training.hooks import (
 from resumable_tf.training.loop import LoopPlan, run_loop
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
-from resumable_tf.training.preemption import StopSignal
+from resumable_tf.training.preemption import PreemptionGuard
 from resumable_tf.training.progress import Progress
 from resumable_tf.training.step import (
     Batch,
@@ -100,8 +102,9 @@ def train(config: TrainConfig) -> TrainResult:
         DataMismatchError: If it was begun with other data, seed or batch size.
         DeviceError: If the strategy's devices are not there.
         NonFiniteLossError: If the loss becomes NaN or infinite.
-        Preempted: If SIGTERM or SIGINT came; the state is saved.
+        Preempted: If the machine or a signal asked to stop; the state is saved.
     """
+    Heartbeat.from_environment().start()
     phases = _Phases()
     strategy = make_strategy(config.strategy, num_replicas=config.num_replicas)
     topology = topology_of(strategy, config.strategy)
@@ -195,13 +198,20 @@ class _Session:
                 start,
             )
         with (
-            StopSignal() as stop,
+            self._guard() as guard,
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
             hooks = self._hooks(checkpointer, progress)
             saver = checkpointer if self.topology.is_chief else None
-            run_loop(self._plan(phases), self.state, saver, hooks=hooks, stop=stop)
+            run_loop(self._plan(phases), self.state, saver, hooks=hooks, guard=guard)
         return result
+
+    def _guard(self) -> PreemptionGuard:
+        has_others = self.topology.num_workers > 1
+        return PreemptionGuard(
+            grace_secs=self.config.grace_secs,
+            agreement=HostAgreement(self.strategy) if has_others else None,
+        )
 
     def _restore(self, checkpointer: Checkpointer) -> CheckpointInfo | None:
         allow = self.config.allow_batch_size_change

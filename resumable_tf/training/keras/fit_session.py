@@ -34,12 +34,13 @@ from resumable_tf.state.leaf import (
 )
 from resumable_tf.state.python_objects import global_random, set_global_random
 from resumable_tf.state.python_values import decode, encode
+from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.fit_data import FitData
 from resumable_tf.training.keras.training_step import slice_for_replicas, trace_step
 from resumable_tf.training.keras.validation_data import ValidationData
-from resumable_tf.training.preemption import Preempted, StopSignal
+from resumable_tf.training.preemption import Preempted, PreemptionGuard
 
 _log = logging.getLogger(__name__)
 _LARGE_POSITION = 4 << 20
@@ -126,10 +127,11 @@ class FitSession:
         self._settings = settings
         self._model = call.model
         self._checkpointer = settings.checkpointer()
+        self._heartbeat = Heartbeat.from_environment()
         self._stop = None
         if settings.handles_signals:
             # An exception may end fit without a word to its callbacks.
-            self._stop = StopSignal(is_running=call.is_running)
+            self._stop = PreemptionGuard(is_running=call.is_running)
         self._record = FitRecord()
         self._restored: dict[str, Any] | None = None
         self._values: list[tuple[Any, Any]] = []
@@ -146,6 +148,7 @@ class FitSession:
         Raises:
             StateError: If something that changes in training can't be saved.
         """
+        self._heartbeat.start()
         call = self._call
         self._data = FitData(call)
         self.validation = ValidationData(call)
@@ -203,6 +206,7 @@ class FitSession:
         self._state.step = self._epoch_start + done
         self._data.after_batch()
         self._note_step(logs, BATCH)
+        self._heartbeat.beat(self._state.step)
         is_asked = self._stop is not None and self._stop.requested is not None
         is_due = self._is_postponed or is_asked
         is_due = is_due or self._checkpointer.should_save(self._state.step)
@@ -236,6 +240,7 @@ class FitSession:
 
     def end(self) -> None:
         """Waits for the last save."""
+        self._heartbeat.pause()
         if self._stop is not None:
             self._stop.__exit__(None, None, None)
         if self._call.is_keras_3:
@@ -354,6 +359,8 @@ class FitSession:
             "is_stopped": bool(self._model.stop_training),
         }
         self._state.extra = {"epoch": epoch, "batch": batch}
+        if self._stop is not None:
+            self._stop.announce(self._state.step, self._checkpointer)
         handle = self._checkpointer.save(self._state)
         self._is_postponed = False
         if self._stop is None or self._stop.requested is None:
