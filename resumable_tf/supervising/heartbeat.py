@@ -132,7 +132,11 @@ def create_heartbeat_file(path: str) -> None:
 def read_beat(path: str) -> Beat | None:
     """Returns the record in a file; None if there is none, or it is being written."""
     with open(path, "rb") as file:
-        data = file.read(_LENGTH)
+        return parse_beat(file.read(_LENGTH))
+
+
+def parse_beat(data: bytes) -> Beat | None:
+    """Returns the record in a file's content; None if it is not whole."""
     text, _, checksum = data.rstrip().rpartition(b" ")
     if not text or checksum != _checksum(text):
         return None

@@ -59,7 +59,7 @@ class Settings:
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     stop_secs: float = 300.0
-    dump_secs: float = 2.0
+    dump_secs: float = 1.0
     poll_secs: float = 0.2
 
 

@@ -2,6 +2,7 @@
 
 The kill comes from a hook of the loop, when the step is done and not yet saved:
 `KILL_AFTER_STEP=17 python train_and_die.py <flags of train_translation.py>`.
+With `TERM_AFTER_STEP` it gets SIGTERM instead, once.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import typer
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_translation.py"
 
 
-def _kill_after(step: int) -> None:
+def _kill_after(step: int, number: signal.Signals) -> None:
     from resumable_tf.training import hooks
 
     original = hooks.LogMetrics.__call__
+    sent = []
 
     def call_or_die(self, state, result):  # type: ignore[no-untyped-def]
         original(self, state, result)
-        if state.step >= step:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if state.step >= step and not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
 
     hooks.LogMetrics.__call__ = call_or_die  # type: ignore[method-assign]
 
@@ -46,8 +49,10 @@ def load_script() -> Any:
 
 def train(script: Any) -> None:
     """Does what the script's command line says."""
-    if "KILL_AFTER_STEP" in os.environ:
-        _kill_after(int(os.environ["KILL_AFTER_STEP"]))
+    for name in ("KILL", "TERM"):
+        if f"{name}_AFTER_STEP" in os.environ:
+            step = int(os.environ[f"{name}_AFTER_STEP"])
+            _kill_after(step, signal.Signals[f"SIG{name}"])
     typer.run(script.main)
 
 

@@ -22,16 +22,24 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_workers(
-    run_dir: Path, corpus: Path, *, stop_step: int, **env: str
+    run_dir: Path,
+    corpus: Path,
+    *,
+    stop_step: int,
+    env_of_second: dict[str, str] | None = None,
+    flags: dict[str, object] | None = None,
+    **env: str,
 ) -> list[tuple[int, str]]:
     """Runs both workers to their end; returns their exit codes and outputs."""
-    args = train_args(run_dir, corpus, strategy="multi_worker", stop_step=stop_step)
+    settings = {"strategy": "multi_worker", "stop_step": stop_step, **(flags or {})}
+    args = train_args(run_dir, corpus, **settings)
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes: list[subprocess.Popen[str]] = []
     for index in range(2):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": workers}, "task": task})
-        processes.append(start_training(args, TF_CONFIG=config, **env))
+        variables = {**env, **((env_of_second or {}) if index else {})}
+        processes.append(start_training(args, TF_CONFIG=config, **variables))
     results = []
     for process in processes:
         try:

@@ -9,6 +9,8 @@ import pytest
 from helpers.runs import assert_same_run, write_corpus
 from helpers.workers import run_workers
 
+import resumable_tf as rtf
+
 _STOP_STEP = 12
 
 
@@ -29,4 +31,31 @@ def test_two_workers_killed_after_a_step_end_bit_for_bit_the_same(
         assert killed[1][0] != 0, killed[1][1]
     for code, output in run_workers(tmp_path / "run", corpus, stop_step=_STOP_STEP):
         assert code == 0, output
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+def test_sigterm_to_one_worker_stops_both_at_the_same_step_after_a_save(
+    tmp_path: Path,
+) -> None:
+    """Only the chief saves, and it is not the one that hears of the preemption."""
+    corpus = write_corpus(tmp_path / "corpus.tsv")
+    flags = {"save_every_steps": 1000, "steps_per_call": 2}
+    stopped = run_workers(
+        *(tmp_path / "run", corpus),
+        stop_step=_STOP_STEP,
+        flags=flags,
+        env_of_second={"TERM_AFTER_STEP": "5"},
+    )
+    for code, output in stopped:
+        assert code == 75, output
+        assert "saved step 6 and stopped" in output
+    checkpoints = rtf.Checkpointer(str(tmp_path / "run")).checkpoints()
+    assert [info.step for info in checkpoints] == [6]
+    for run in ("run", "whole"):
+        for code, output in run_workers(
+            tmp_path / run, corpus, stop_step=_STOP_STEP, flags=flags
+        ):
+            assert code == 0, output
     assert_same_run(tmp_path / "run", tmp_path / "whole")
