@@ -97,7 +97,7 @@ class MetadataClient:
                 answer = error
             with answer:
                 status, sent = int(answer.status), answer.headers
-                text = answer.read(_MAX_BYTES).decode("utf-8", "replace").strip()
+                data = answer.read(_MAX_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise NoticeError(f"{url}: {type(error).__name__}: {error}") from error
         if sent.get("Metadata-Flavor") != "Google":
@@ -105,7 +105,9 @@ class MetadataClient:
                 f"{url}: HTTP {status} without 'Metadata-Flavor: Google'; this is no "
                 "metadata server"
             )
-        return status, text
+        if sent.get("Content-Length", str(len(data))) != str(len(data)):
+            raise NoticeError(f"{url}: HTTP {status}, cut off: {data[:100]!r}")
+        return status, data.decode("utf-8", "replace").strip()
 
     def value(self, key: str) -> str:
         """Returns a value that must be there.

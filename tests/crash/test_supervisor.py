@@ -27,6 +27,7 @@ from resumable_tf.supervising.watchdog import WatchdogSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.crash
+RUN = (sys.executable, "-m", "resumable_tf", "run")
 FAST = RestartPolicy(max_fruitless=2, first_delay_secs=0.01, max_delay_secs=0.02)
 
 
@@ -150,8 +151,7 @@ def command(
     """Yields `resumable-tf run`, a process of its own."""
     events = ("--events", str(directory / "events"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "resumable_tf", "run", *events, *flags, "--"]
-        + program(directory, *plan),
+        [*RUN, *events, *flags, "--", *program(directory, *plan)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -254,7 +254,7 @@ def test_settings_that_cannot_work_exit_with_2_before_anything_is_started(
 ) -> None:
     for flags in (("--hang-factor", "0"), ("--events", str(tmp_path / "no" / "file"))):
         done = subprocess.run(
-            [sys.executable, "-m", "resumable_tf", "run", *flags, "--", "true"],
+            [*RUN, *flags, "--", "true"],
             cwd=ROOT,
             capture_output=True,
             text=True,
