@@ -1,6 +1,7 @@
 # make train    set up, train on the embedded corpus, evaluate, export, translate
 # make test     set up, lint, type-check, test
 #               test-legacy, test-old: the resume tests on tf_keras, TensorFlow 2.19
+#               test-tpu-client: the TPU API's client, in an environment of its own
 # Both do all the set-up on a machine with git, make and Python 3.10 to 3.13.
 
 PYTHON ?= python3
@@ -24,11 +25,12 @@ RESUME_TESTS := tests/resume/test_fit_resume.py tests/crash/test_fit_killed.py \
 MARKS ?= not slow and not proof and not tpu
 SELECT ?=
 OLD := $(VENV)-old
+TPU_CLIENT := $(VENV)-tpu-client
 
-.PHONY: train test test-slow test-legacy test-old proof lint format clean help
+.PHONY: train test test-slow test-legacy test-old test-tpu-client proof lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 train: $(VENV)/installed
 	$(BIN)/python scripts/train_translation.py --run-dir $(RUN_DIR) $(ARGS)
@@ -50,6 +52,17 @@ test-legacy: $(VENV)/installed-test
 test-old: $(OLD)/installed-test
 	$(OLD)/bin/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
 	TF_USE_LEGACY_KERAS=1 $(OLD)/bin/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
+
+# The tests of cloud-tpu-client, whose pins would hold back the packages of the others.
+test-tpu-client: $(TPU_CLIENT)/installed
+	$(TPU_CLIENT)/bin/python -c "import cloud_tpu_client"
+	$(TPU_CLIENT)/bin/python -m pytest tests/contract/test_tpu_client.py
+
+$(TPU_CLIENT)/installed: setup.cfg
+	$(PYTHON) -m venv $(TPU_CLIENT)
+	$(TPU_CLIENT)/bin/python -m pip install --quiet "cloud-tpu-client==0.10" absl-py \
+	    google-crc32c "hypothesis>=6.100" "pytest>=8.3" "pytest-timeout>=2.3"
+	touch $@
 
 proof: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
@@ -85,4 +98,4 @@ $(OLD)/installed-test: setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLD) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLD) $(TPU_CLIENT) .pytest_cache .mypy_cache .ruff_cache

@@ -14,10 +14,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from resumable_tf.errors import EXIT_USAGE, UsageError
+from resumable_tf.errors import EXIT_USAGE, NoticeError, UsageError
+from resumable_tf.notices.readiness import ReadinessWait
+from resumable_tf.notices.tpu_node import NodeStatus, TpuNode
 from resumable_tf.supervising.events import Events
 from resumable_tf.supervising.restarts import RestartPolicy
-from resumable_tf.supervising.supervisor import Settings, Supervisor
+from resumable_tf.supervising.supervisor import Settings, Supervisor, always_ready
 from resumable_tf.supervising.watchdog import WatchdogSettings
 
 _STDERR = 2
@@ -46,6 +48,20 @@ def run(
     stop_secs: Annotated[
         float, typer.Option(help="Time to save and end after SIGTERM; then SIGKILL.")
     ] = 300.0,
+    tpu: Annotated[
+        str | None,
+        typer.Option(help="TPU node to wait for before each start (extra: tpu)."),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(help="Of the node. [default: this machine's]")
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="Of the node. [default: this machine's]")
+    ] = None,
+    tpu_api: Annotated[str, typer.Option(help="v1 or v2.")] = "v2",
+    tpu_wait_secs: Annotated[
+        float, typer.Option(help="Longest wait for the node to be healthy.")
+    ] = 3600.0,
     events: Annotated[
         Path | None, typer.Option(help="File to append the events to. [default: none]")
     ] = None,
@@ -71,11 +87,37 @@ def run(
             stop_secs=stop_secs,
         )
         sinks = [_STDERR, *([] if events is None else [_open(events)])]
+        log = Events(_writer(sinks))
+        wait: Callable[[Callable[[], bool]], bool] = always_ready
+        if tpu is not None:
+            node = TpuNode(tpu, project=project, zone=zone, api=tpu_api)
+            wait = ReadinessWait(
+                node.status, tell=_teller(log), timeout_secs=tpu_wait_secs
+            )
+        sys.exit(Supervisor(settings, log, wait_until_ready=wait).run())
     except UsageError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"UsageError: {error}", markup=False)
         sys.exit(EXIT_USAGE)
-    sys.exit(Supervisor(settings, Events(_writer(sinks))).run())
+
+
+def _teller(events: Events) -> Callable[[NodeStatus | NoticeError], None]:
+    """Returns what tells of a TPU node's states."""
+
+    def tell(status: NodeStatus | NoticeError) -> None:
+        if isinstance(status, NodeStatus):
+            fields = {
+                "status": status.kind.value,
+                "state": status.state,
+                "health": status.health,
+                "detail": status.detail,
+            }
+        else:
+            fields = dict.fromkeys(("state", "health"))
+            fields |= {"status": "unknown", "detail": str(status)}
+        events.emit("tpu", **fields)
+
+    return tell
 
 
 def _open(path: Path) -> int:

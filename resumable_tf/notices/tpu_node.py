@@ -11,23 +11,24 @@ calls deleted and stopped nodes recoverable, and reports every failure as ValueE
 from __future__ import annotations
 
 import enum
-import http
+import http.client
 import importlib
+import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from resumable_tf.errors import NoticeError, UsageError
 from resumable_tf.notices.metadata import MetadataClient
-from resumable_tf.notices.notice import Notice
+from resumable_tf.notices.notice import Notice, NoticePoller
 
 APIS = ("v1", "v2")
 DELETED = "DELETED"
 """The state of a node that the API does not know."""
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_DENIED = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 _GONE = {
     DELETED: "it was deleted; create it again",
     "DELETING": "it is being deleted; create it again",
@@ -38,6 +39,7 @@ _ADVICE = {
     "STOPPED": "it is stopped; start it",
     "STOPPING": "it is being stopped; start it afterwards",
 }
+_log = logging.getLogger(__name__)
 _HEALTHY = (None, "HEALTHY", "HEALTH_UNSPECIFIED")
 
 
@@ -150,7 +152,8 @@ class TpuNode:
         """Returns a client that has the API's description.
 
         Raises:
-            NoticeError: If project or zone can't be found out.
+            NoticeError: If project or zone can't be found out, or the API is not
+                described.
         """
         modules = self._modules
         credentials = self._credentials
@@ -160,13 +163,17 @@ class TpuNode:
         url = (
             {"discoveryServiceUrl": self._discovery_url} if self._discovery_url else {}
         )
-        service = modules.discovery.build(
-            "tpu",
-            self._api,
-            http=modules.auth_http.AuthorizedHttp(credentials, http=transport),
-            cache_discovery=False,
-            **url,
-        )
+        try:
+            service = modules.discovery.build(
+                "tpu",
+                self._api,
+                http=modules.auth_http.AuthorizedHttp(credentials, http=transport),
+                cache_discovery=False,
+                **url,
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            # JSON that describes no API makes the library stumble.
+            raise NoticeError(f"no description of the TPU API: {error!r}") from error
         metadata = MetadataClient()
         project = self._project or metadata.value("project/project-id")
         zone = self._zone or metadata.value("instance/zone").rsplit("/", 1)[-1]
@@ -179,6 +186,7 @@ class TpuNode:
         return (
             ValueError,  # All that the client itself raises.
             OSError,
+            http.client.HTTPException,
             modules.googleapi_errors.Error,
             modules.httplib2.HttpLib2Error,
             modules.auth_exceptions.GoogleAuthError,
@@ -197,10 +205,10 @@ class TpuNode:
         if code == http.HTTPStatus.NOT_FOUND and is_of_node:
             return classify(DELETED, None)
         text = f"TPU {self.name}: {type(cause).__name__}: {cause}"
-        if code in _DENIED:
-            raise UsageError(
-                f"{text}. The account needs the role tpu.viewer"
-            ) from error
+        if code == http.HTTPStatus.FORBIDDEN:
+            raise UsageError(f"{text}. The account needs roles/tpu.viewer") from error
+        if isinstance(cause, self._modules.auth_exceptions.DefaultCredentialsError):
+            raise UsageError(text) from error
         raise NoticeError(text) from error
 
 
@@ -209,6 +217,34 @@ def node_notice(status: NodeStatus) -> Notice | None:
     if status.kind is NodeKind.GONE or status.state in ("STOPPING", "STOPPED"):
         return Notice("tpu", f"the TPU node is {status.state}: {status.detail}")
     return None
+
+
+def node_pollers(
+    environment: Mapping[str, str] | None = None, *, every_secs: float = 15.0
+) -> list[NoticePoller]:
+    """Returns the poller of the node that `TPU_NAME` names; none without a name.
+
+    Args:
+        environment: Variables; of this process if None.
+        every_secs: Between two questions.
+    """
+    variables = os.environ if environment is None else environment
+    name = variables.get("TPU_NAME", "local")
+    if name == "local" or name.startswith("grpc://"):
+        return []
+    try:
+        node = TpuNode(name)
+    except UsageError as error:
+        _log.warning("TPU %s is not asked for preemption: %s", name, error)
+        return []
+
+    def read() -> Notice | None:
+        try:
+            return node_notice(node.status())
+        except UsageError as error:  # No reason to end a training.
+            raise NoticeError(str(error)) from error
+
+    return [NoticePoller(read, every_secs=every_secs, source="the TPU API")]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from resumable_tf.data.pairs import VALIDATION
 from resumable_tf.data.prepare import PrepareSettings, prepare_records
 from resumable_tf.data.record_files import RecordSet
 from resumable_tf.errors import NoCheckpointError
+from resumable_tf.notices.metadata import metadata_pollers
+from resumable_tf.notices.tpu_node import node_pollers
 from resumable_tf.state import TrainState
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.agreement import HostAgreement
@@ -208,8 +210,10 @@ class _Session:
 
     def _guard(self) -> PreemptionGuard:
         has_others = self.topology.num_workers > 1
+        of_node = node_pollers() if self.config.strategy == "tpu" else []
         return PreemptionGuard(
             grace_secs=self.config.grace_secs,
+            sources=[*metadata_pollers(), *of_node],
             agreement=HostAgreement(self.strategy) if has_others else None,
         )
 
