@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ResumeCallback as ResumeCallback,
     )
     from resumable_tf.training.preemption import Preempted as Preempted
+    from resumable_tf.training.preemption import PreemptionGuard as PreemptionGuard
     from resumable_tf.training.run import train as train
 
 _MODULES = {
@@ -73,6 +74,7 @@ _MODULES = {
     "TrainState": "state",
     "TrainConfig": "training.config",
     "Preempted": "training.preemption",
+    "PreemptionGuard": "training.preemption",
     "ResumeCallback": "training.keras.resume_callback",
     "fit": "training.keras.fit",
     "train": "training.run",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
+from resumable_tf.errors import EXIT_PREEMPTED, ResumableError, SaveError
 from resumable_tf.notices.metadata import metadata_pollers
 from resumable_tf.notices.notice import Notice, NoticePoller
 from resumable_tf.supervising.heartbeat import Heartbeat
@@ -226,14 +226,14 @@ class PreemptionGuard:
             self._request = StopRequest(number.name, "a signal to this process", when)
         return self._request
 
-    def request(self, name: str, detail: str = "") -> None:
+    def request(self, name: str, detail: str = "asked by the program") -> None:
         """Asks for a stop; from any thread.
 
         Args:
             name: A word for messages.
             detail: Who said what.
         """
-        if self._request is None:
+        if self.requested is None:
             self._request = StopRequest(name, detail, self._clock())
 
     def grace_left_secs(self) -> float:
@@ -301,10 +301,15 @@ class PreemptionGuard:
         """Saves and raises.
 
         Raises:
-            Preempted: Always.
+            Preempted: Always, unless the save fails.
         """
         self.announce(state.step, checkpointer)
         if checkpointer is not None:
+            try:
+                checkpointer.wait()
+            except SaveError as error:
+                # There may be no other chance to save what came after it.
+                _log.error("saving step %d none the less: %s", state.step, error)
             save_last(state, checkpointer)
         self.finish(state.step)
         raise Preempted(

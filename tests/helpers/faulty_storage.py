@@ -21,7 +21,8 @@ class FaultyStorage:
 
     Modes: "raise" raises OSError instead of the operation, "kill" ends the process
     with SIGKILL instead of it, "truncate" cuts what is written in half, "delay" waits
-    for `delay_secs` first.
+    for `delay_secs` first, "term" sends this process SIGTERM first, and SIGKILL at the
+    operation `kill_after` later, if that is given.
     """
 
     def __init__(
@@ -31,14 +32,16 @@ class FaultyStorage:
         fail_at: int,
         mode: str = "raise",
         delay_secs: float = 0.0,
+        kill_after: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if mode not in {"raise", "kill", "truncate", "delay"}:
+        if mode not in {"raise", "kill", "truncate", "delay", "term"}:
             raise ValueError(mode)
         self._storage = storage
         self._fail_at = fail_at
         self._mode = mode
         self._delay_secs = delay_secs
+        self._kill_at = None if kill_after is None else fail_at + kill_after
         self._sleep = sleep
         self.log: list[str] = []
 
@@ -123,6 +126,8 @@ class FaultyStorage:
     def _operate(self, kind: str, name: str) -> bool:
         """Counts an operation; returns whether it is to be cut off."""
         is_due = len(self.log) == self._fail_at
+        if len(self.log) == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.log.append(f"{kind} {name}")
         if not is_due:
             return False
@@ -130,6 +135,8 @@ class FaultyStorage:
             raise OSError(f"injected: {kind} {name}")
         if self._mode == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._mode == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
         if self._mode == "delay":
             self._sleep(self._delay_secs)
         return self._mode == "truncate"

@@ -1,0 +1,335 @@
+"""PreemptionGuard: sources, grace, agreement of hosts; nothing under way is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.fake_metadata import FakeMetadata
+from helpers.faulty_storage import FaultyStorage
+from helpers.saved_runs import steps_in
+from helpers.small_state import advance, assert_at_step, small_state
+from hypothesis import given
+from hypothesis import strategies as st
+
+import resumable_tf as rtf
+from resumable_tf.errors import SaveError
+from resumable_tf.notices.metadata import metadata_pollers
+from resumable_tf.storage import LocalStorage
+from resumable_tf.supervising.heartbeat import (
+    HEARTBEAT_VARIABLE,
+    create_heartbeat_file,
+    read_beat,
+)
+from resumable_tf.training.grace import SAFETY, choose_tier, describe_grace
+
+ROOT = Path(__file__).resolve().parents[2]
+SECS = st.none() | st.floats(0.0, 1000.0)
+
+
+def quiet_guard(**arguments: Any) -> rtf.PreemptionGuard:
+    """Returns a guard that asks no metadata server."""
+    return rtf.PreemptionGuard(sources=(), **arguments)
+
+
+@given(left=st.floats(-10.0, 1000.0), durable=SECS, middle=SECS, fast=SECS)
+def test_the_most_durable_tier_that_is_known_to_be_in_time_is_chosen(
+    left: float, durable: float | None, middle: float | None, fast: float | None
+) -> None:
+    estimates = {"durable": durable, "middle": middle, "fast": fast}
+    chosen = choose_tier(left, estimates)
+    in_time = [
+        name
+        for name, secs in estimates.items()
+        if secs is not None and secs * SAFETY <= left
+    ]
+    assert chosen == (in_time[0] if in_time else "fast")
+
+
+def test_without_any_tier_there_is_nothing_to_choose() -> None:
+    with pytest.raises(ValueError, match="no tier"):
+        choose_tier(25.0, {})
+
+
+@given(left=st.floats(-10, 100), took=SECS, step=st.none() | st.integers(0, 99))
+def test_the_log_warns_exactly_if_a_save_may_be_cut_off(
+    left: float, took: float | None, step: int | None
+) -> None:
+    text = describe_grace(left, took, step)
+    is_short = took is not None and took * SAFETY > left
+    assert ("may be cut off" in text) == is_short
+    assert ("not known yet" in text) == (took is None)
+    if is_short:
+        assert text.endswith("none" if step is None else f"step {step}")
+
+
+def test_the_first_request_counts_and_the_grace_runs_from_it() -> None:
+    now = [100.0]
+    with quiet_guard(grace_secs=25.0, clock=lambda: now[0]) as guard:
+        assert guard.requested is None
+        assert guard.grace_left_secs() == 25.0
+        signal.raise_signal(signal.SIGTERM)
+        now[0] = 110.0
+        guard.request("preempted", "later")
+        assert guard.requested.name == "SIGTERM"
+        assert guard.grace_left_secs() == 15.0
+
+
+def test_a_grace_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="grace_secs must be 0 or more, not -1"):
+        rtf.PreemptionGuard(grace_secs=-1.0)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    """KeyboardInterrupt would wait for the save that it is to break off."""
+    code = (
+        "import threading\n"
+        "from resumable_tf.training.preemption import PreemptionGuard\n"
+        "thread = threading.Thread(target=threading.Event().wait)\n"
+        "with PreemptionGuard(sources=()) as guard:\n"
+        "    print('ready', flush=True)\n"
+        "    while not guard.requested: pass\n"
+        "    thread.start()\n"
+        "    print(guard.requested.name, flush=True)\n"
+        "    thread.join()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == f"{first.name}\n"
+        process.send_signal(second)
+        assert process.wait(60) == -second
+
+
+def test_former_handlers_come_back_after_a_request_too() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with quiet_guard() as guard:
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert guard.requested.name == "SIGINT"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_metadata_servers_notice_becomes_a_save_and_exit_code_75(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_GCE_CHECK")
+    state = small_state()
+    with FakeMetadata() as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", server.host)
+        with (
+            rtf.Checkpointer(str(tmp_path)) as checkpointer,
+            rtf.PreemptionGuard(sources=metadata_pollers(every_secs=0.01)) as guard,
+            pytest.raises(rtf.Preempted, match="preempted: saved step") as caught,
+        ):
+            ends = time.monotonic() + 60
+            while time.monotonic() < ends:
+                advance(state)
+                guard.after_step(state, checkpointer)
+                if state.step == 3:
+                    server.values["instance/preempted"] = "TRUE"
+    assert caught.value.code == 75
+    assert steps_in(tmp_path) == [caught.value.step]
+    assert caught.value.step >= 3
+
+
+def test_a_save_under_way_is_finished_before_the_last_one(tmp_path: Path) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def block(_: float) -> None:
+        begun.set()
+        may_end.wait(60)
+
+    state = small_state()
+    storage = FaultyStorage(
+        LocalStorage(str(tmp_path)), fail_at=12, mode="delay", sleep=block
+    )
+    with rtf.Checkpointer(storage) as checkpointer, quiet_guard() as guard:
+        assert checkpointer.last_save_secs is None
+        advance(state)
+        checkpointer.save(state)
+        assert begun.wait(60)
+        advance(state)
+        signal.raise_signal(signal.SIGTERM)
+        threading.Timer(0.1, may_end.set).start()
+        with pytest.raises(rtf.Preempted, match="SIGTERM: saved step 2 and stopped"):
+            guard.after_step(state, checkpointer)
+        assert 0.0 < checkpointer.last_save_secs < 60.0
+    assert steps_in(tmp_path) == [1, 2]
+    found = small_state()
+    rtf.Checkpointer(str(tmp_path)).restore(found)
+    assert_at_step(found, 2)
+
+
+def test_a_failed_save_under_way_does_not_keep_the_last_one_from_being_tried(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = small_state()
+    with (
+        rtf.Checkpointer(_FirstCommitFails(str(tmp_path))) as checkpointer,
+        quiet_guard() as guard,
+    ):
+        advance(state)
+        handle = checkpointer.save(state)
+        while not handle.done():
+            time.sleep(0.01)
+        advance(state)
+        guard.request("preempted")
+        with pytest.raises(rtf.Preempted):
+            guard.after_step(state, checkpointer)
+    assert steps_in(tmp_path) == [2]
+    assert "saving step 2 none the less" in caplog.text
+
+
+class _FirstCommitFails(LocalStorage):
+    """A storage that takes no manifest of step 1."""
+
+    def create(self, name: str, data: bytes) -> None:
+        if name.endswith("ckpt-1.manifest.json"):
+            raise OSError("injected")
+        super().create(name, data)
+
+
+class _Broken(FaultyStorage):
+    """Fails from one operation on."""
+
+    def _operate(self, kind: str, name: str) -> bool:
+        self._fail_at = max(self._fail_at, len(self.log))
+        return super()._operate(kind, name)
+
+
+def test_a_last_save_that_fails_is_an_error_and_no_preemption(tmp_path: Path) -> None:
+    state = small_state()
+    storage = _Broken(LocalStorage(str(tmp_path)), fail_at=9)
+    advance(state)
+    with (
+        pytest.raises((SaveError, OSError)) as caught,
+        rtf.Checkpointer(storage) as checkpointer,
+        quiet_guard() as guard,
+    ):
+        guard.request("preempted")
+        guard.after_step(state, checkpointer)
+    assert not isinstance(caught.value, rtf.Preempted)
+    assert steps_in(tmp_path) == []
+
+
+def test_a_step_that_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
+    state = small_state()
+    with rtf.Checkpointer(str(tmp_path)) as checkpointer, quiet_guard() as guard:
+        advance(state)
+        time_of_save = checkpointer.save(state).result().manifest.time
+        guard.request("preempted")
+        with pytest.raises(rtf.Preempted):
+            guard.after_step(state, checkpointer)
+        assert checkpointer.latest().manifest.time == time_of_save
+
+
+def test_the_log_says_why_it_stops_and_what_time_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    now = [0.0]
+    state = small_state()
+    with (
+        rtf.Checkpointer(str(tmp_path)) as checkpointer,
+        quiet_guard(grace_secs=25.0, clock=lambda: now[0]) as guard,
+    ):
+        advance(state)
+        checkpointer.save(state).result()
+        checkpointer.last_save_secs = 40.0
+        guard.request("preempted", "the metadata server says: preempted TRUE")
+        now[0] = 2.0
+        advance(state)
+        with pytest.raises(rtf.Preempted):
+            guard.after_step(state, checkpointer)
+    assert "preempted (the metadata server says: preempted TRUE)" in caplog.text
+    assert "23.0 s left; the last save took 40.0 s" in caplog.text
+    assert "the last checkpoint then stays: step 1" in caplog.text
+
+
+class Hosts:
+    """Adds up a flag over threads that stand for hosts."""
+
+    def __init__(self, num_hosts: int) -> None:
+        self._barrier = threading.Barrier(num_hosts)
+        self._flags: list[bool] = []
+
+    def any(self, flag: bool) -> bool:
+        if self._barrier.wait(60) == 0:
+            self._flags = []
+        self._barrier.wait(60)
+        self._flags.append(flag)  # One list, appended to by all.
+        self._barrier.wait(60)
+        return any(self._flags)
+
+
+@given(asked_at=st.lists(st.none() | st.integers(1, 6), min_size=2, max_size=4))
+def test_all_hosts_stop_at_the_same_step_whoever_hears_of_it_when(
+    asked_at: list[int | None],
+) -> None:
+    hosts = Hosts(len(asked_at))
+    stopped: dict[int, tuple[int, str] | None] = {}
+
+    def train(host: int) -> None:
+        guard = quiet_guard(agreement=hosts)
+        state = rtf.TrainState()
+        stopped[host] = None
+        try:
+            while state.step < 6:
+                state.step += 1
+                if state.step == asked_at[host]:
+                    guard.request("preempted")
+                guard.after_step(state, None)
+        except rtf.Preempted as error:
+            stopped[host] = (error.step, str(error).partition(":")[0])
+        else:
+            guard.finish(state.step)
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(len(asked_at))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    first = min((step for step in asked_at if step is not None), default=None)
+    for host, end in stopped.items():
+        if first is None:
+            assert end is None
+        else:
+            name = "preempted" if asked_at[host] == first else "another host"
+            assert end == (first, name)
+
+
+def test_the_supervisor_is_told_of_steps_and_of_the_last_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "heartbeat")
+    create_heartbeat_file(path)
+    monkeypatch.setenv(HEARTBEAT_VARIABLE, path)
+    state = small_state()
+    run_dir = str(tmp_path / "run")
+    with rtf.Checkpointer(run_dir) as checkpointer, quiet_guard() as guard:
+        beat = read_beat(path)
+        assert (beat.step, beat.is_training, beat.dumps_stacks) == (None, False, True)
+        advance(state)
+        guard.after_step(state, checkpointer)
+        assert (read_beat(path).step, read_beat(path).is_training) == (1, True)
+        advance(state)
+        guard.request("preempted")
+        with pytest.raises(rtf.Preempted):
+            guard.after_step(state, checkpointer)
+    assert (read_beat(path).step, read_beat(path).is_training) == (2, False)
+    os.kill(os.getpid(), signal.SIGUSR1)  # Would end the tests without a handler.
