@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ import resumable_tf as rtf
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SUPERVISOR_PAGE = (ROOT / "docs" / "supervisor.md").read_text(encoding="utf-8")
 FORMAT_PAGE = (ROOT / "docs" / "checkpoint_format.md").read_text(encoding="utf-8")
 
 
@@ -47,6 +49,8 @@ def _shell(command: str, **variables: str) -> str:
 class _Task:
     """A small Keras model with dropout, and a custom step, for the snippets."""
 
+    sigterm_in_step = 0
+
     def __init__(self) -> None:
         tf.keras.utils.set_random_seed(3)
         rows = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
@@ -64,6 +68,9 @@ class _Task:
         self.optimizer = self.model.optimizer
 
     def train_step(self, batch: Any) -> None:
+        self.sigterm_in_step -= 1
+        if self.sigterm_in_step == 0:
+            signal.raise_signal(signal.SIGTERM)
         inputs, targets = batch
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((self.model(inputs, training=True) - targets) ** 2)
@@ -71,7 +78,9 @@ class _Task:
         gradients = tape.gradient(loss, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
-    def run_snippet(self, index: int, run_dir: Path, stop_step: int) -> list[Any]:
+    def run_snippet(
+        self, index: int, run_dir: Path, stop_step: int, *, page: str = README
+    ) -> list[Any]:
         names = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -80,7 +89,7 @@ class _Task:
             "run_dir": str(run_dir),
             "stop_step": stop_step,
         }
-        snippet = _blocks(README, "python")[index]
+        snippet = _blocks(page, "python")[index]
         snippet = snippet.replace("runs/fit", str(run_dir))
         exec(compile(snippet, "README.md", "exec"), names)
         return [variable.numpy() for variable in self.model.variables]
@@ -92,6 +101,19 @@ def test_the_loop_of_the_readme_resumes_bit_for_bit(tmp_path: Path) -> None:
         _Task().run_snippet(1, tmp_path / "pieces", stop_step)
     pieces = _Task().run_snippet(1, tmp_path / "pieces", 37)
     for one, other in zip(pieces, whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_guarded_loop_trains_as_the_one_without_and_stops_when_asked(
+    tmp_path: Path,
+) -> None:
+    plain = _Task().run_snippet(1, tmp_path / "plain", 20)
+    stopped = _Task()
+    stopped.sigterm_in_step = 7
+    with pytest.raises(rtf.Preempted, match="saved step 7 and stopped"):
+        stopped.run_snippet(0, tmp_path / "run", 20, page=SUPERVISOR_PAGE)
+    guarded = _Task().run_snippet(0, tmp_path / "run", 20, page=SUPERVISOR_PAGE)
+    for one, other in zip(plain, guarded, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -109,12 +131,12 @@ def test_the_fit_of_the_readme_trains_once_and_then_is_finished(tmp_path: Path) 
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> None:
-    block, _ = _blocks(README, "bash")
+    block, supervised, _ = _blocks(README, "bash")
     commands = [
         line.replace("runs/", f"{shlex.quote(str(tmp_path))}/")
-        for line in block.splitlines()
+        for line in [*block.splitlines(), supervised.strip()]
     ]
-    train, export, translate, evaluate, ls, inspect, verify = commands
+    train, export, translate, evaluate, ls, inspect, verify, supervise = commands
     _shell(train)
     assert "times as large" in _shell(export)
     assert len(_shell(translate).splitlines()) == 1
@@ -122,6 +144,8 @@ def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> Non
     assert re.search(r"^\s*20 +0 +20 ", _shell(ls), flags=re.M)
     assert "model/decoder_norm" in _shell(inspect)
     assert re.search(r"^step 20: good, 2 files", _shell(verify), flags=re.M)
+    _shell(supervise)
+    assert re.search(r"^\s*24 +0 +24 ", _shell(ls), flags=re.M)
     (snippet,) = _blocks(FORMAT_PAGE, "python")
     assert "runs/demo/checkpoints" in snippet
     local = snippet.replace("runs/", f"{tmp_path}/")
@@ -131,7 +155,7 @@ def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> Non
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_the_audit_of_the_readme_finds_its_program_exact() -> None:
-    _, command = _blocks(README, "bash")
+    *_, command = _blocks(README, "bash")
     line = re.search(r"^    (exact after .*)$", README, flags=re.M)
     assert line is not None
     assert line.group(1) in _shell(command.strip())
