@@ -15,11 +15,12 @@ import typer
 from rich.console import Console
 
 from resumable_tf.errors import EXIT_USAGE, NoticeError, UsageError
-from resumable_tf.notices.readiness import ReadinessWait
+from resumable_tf.notices.metadata import MetadataClient, is_on_google_cloud
+from resumable_tf.notices.readiness import ReadinessWait, going_machine
 from resumable_tf.notices.tpu_node import NodeStatus, TpuNode
 from resumable_tf.supervising.events import Events
 from resumable_tf.supervising.restarts import RestartPolicy
-from resumable_tf.supervising.supervisor import Settings, Supervisor, always_ready
+from resumable_tf.supervising.supervisor import Settings, Supervisor, WaitUntilReady
 from resumable_tf.supervising.watchdog import WatchdogSettings
 
 _STDERR = 2
@@ -88,17 +89,30 @@ def run(
         )
         sinks = [_STDERR, *([] if events is None else [_open(events)])]
         log = Events(_writer(sinks))
-        wait: Callable[[Callable[[], bool]], bool] = always_ready
+        node = None
         if tpu is not None:
-            node = TpuNode(tpu, project=project, zone=zone, api=tpu_api)
-            wait = ReadinessWait(
-                node.status, tell=_teller(log), timeout_secs=tpu_wait_secs
+            named = TpuNode(tpu, project=project, zone=zone, api=tpu_api)
+            node = ReadinessWait(
+                named.status, tell=_teller(log), timeout_secs=tpu_wait_secs
             )
-        sys.exit(Supervisor(settings, log, wait_until_ready=wait).run())
+        sys.exit(Supervisor(settings, log, wait_until_ready=_wait(node)).run())
     except UsageError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"UsageError: {error}", markup=False)
         sys.exit(EXIT_USAGE)
+
+
+def _wait(node: WaitUntilReady | None) -> WaitUntilReady:
+    """Returns what waits for this machine and, if there is one, its TPU node."""
+    machine = MetadataClient() if is_on_google_cloud() else None
+
+    def wait(is_stopping: Callable[[], bool]) -> str | None:
+        obstacle = None if machine is None else going_machine(machine)
+        if obstacle is None and node is not None:
+            obstacle = node(is_stopping)
+        return obstacle
+
+    return wait
 
 
 def _teller(events: Events) -> Callable[[NodeStatus | NoticeError], None]:

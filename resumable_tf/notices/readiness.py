@@ -6,14 +6,30 @@ wait(lambda: False)           # True when it is ready, False when it is gone
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from resumable_tf.errors import NoticeError
+from resumable_tf.notices.metadata import PREEMPTED, MetadataClient, parse_preempted
 from resumable_tf.notices.tpu_node import NodeKind, NodeStatus
 
 Status = NodeStatus | NoticeError
 _SLICE_SECS = 0.2
+_log = logging.getLogger(__name__)
+
+
+def going_machine(client: MetadataClient) -> str | None:
+    """Returns that this machine is being preempted, None if it is not.
+
+    A metadata server that can't be asked keeps nothing from being started.
+    """
+    try:
+        is_preempted = parse_preempted(*client.get(PREEMPTED))
+    except NoticeError as error:
+        _log.warning("the metadata server can't be asked for preemption: %s", error)
+        return None
+    return "this machine is being preempted" if is_preempted else None
 
 
 class ReadinessWait:
@@ -46,8 +62,12 @@ class ReadinessWait:
         self._clock = clock
         self._sleep = sleep
 
-    def __call__(self, is_stopping: Callable[[], bool]) -> bool:
-        """Returns whether the node can be used; False also if asked to stop."""
+    def __call__(self, is_stopping: Callable[[], bool]) -> str | None:
+        """Returns why the node can't be used, None if it can.
+
+        Args:
+            is_stopping: Ends the wait.
+        """
         ends = self._clock() + self._timeout_secs
         last: str | None = None
         while not is_stopping():
@@ -56,13 +76,13 @@ class ReadinessWait:
                 self._tell(status)
             if isinstance(status, NodeStatus):
                 if status.kind is NodeKind.READY:
-                    return True
+                    return None
                 if status.kind is NodeKind.GONE:
-                    return False
+                    return f"the TPU node is {status.state}: {status.detail}"
             if self._clock() >= ends:
-                return False
+                return f"the TPU node was not ready in {self._timeout_secs:g} s"
             self._pause(is_stopping)
-        return False
+        return "asked to stop"
 
     def _status(self) -> Status:
         try:

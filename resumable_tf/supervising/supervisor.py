@@ -63,9 +63,16 @@ class Settings:
     poll_secs: float = 0.2
 
 
-def always_ready(is_stopping: Callable[[], bool]) -> bool:
+WaitUntilReady = Callable[[Callable[[], bool]], str | None]
+"""Waits until the machine can be used; returns None then, or why it can't be.
+
+It looks now and then whether its argument says that the supervisor was asked to stop,
+and returns then.
+"""
+
+
+def always_ready(is_stopping: Callable[[], bool]) -> None:
     """Waits for nothing: the machine is ready."""
-    return True
 
 
 class Supervisor:
@@ -76,7 +83,7 @@ class Supervisor:
         settings: Settings,
         events: Events,
         *,
-        wait_until_ready: Callable[[Callable[[], bool]], bool] = always_ready,
+        wait_until_ready: WaitUntilReady = always_ready,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -85,9 +92,7 @@ class Supervisor:
         Args:
             settings: What to run and how.
             events: Gets told what happens.
-            wait_until_ready: Called before each start; returns whether the machine
-                can be used. It looks now and then whether its argument says that the
-                supervisor was asked to stop, and returns False then.
+            wait_until_ready: Called before each start.
             clock: Seconds.
             jitter: A number from 0 to 1, to spread the restarts of many hosts.
         """
@@ -122,10 +127,11 @@ class Supervisor:
     def _run(self, directory: str) -> tuple[Stop, History]:
         history = History()
         while True:
-            if not self._wait_until_ready(lambda: self._is_stopping):
-                return Stop(EXIT_PREEMPTED, self._why_not_ready()), history
+            obstacle = self._wait_until_ready(lambda: self._is_stopping)
             if self._is_stopping:
                 return Stop(EXIT_PREEMPTED, "asked to stop"), history
+            if obstacle is not None:
+                return Stop(EXIT_PREEMPTED, obstacle), history
             path = os.path.join(directory, f"heartbeat-{history.num_starts + 1}")
             try:
                 attempt = self._attempt(path, start=history.num_starts + 1)
@@ -147,9 +153,6 @@ class Supervisor:
     @property
     def _is_stopping(self) -> bool:
         return bool(self._stop_signals)
-
-    def _why_not_ready(self) -> str:
-        return "asked to stop" if self._is_stopping else "the TPU can't be used"
 
     def _attempt(self, path: str, *, start: int) -> Attempt:
         """Runs the program once."""

@@ -20,7 +20,7 @@ PLAN = "crash@4 kill@7 hang@14 slow done"
 
 def start(directory: Path, args: list[str]) -> subprocess.Popen[str]:
     """Starts `resumable-tf run` on the training."""
-    flags = ("--hang-min-secs=6", "--hang-factor=3", "--stop-secs=120")
+    flags = ("--hang-min-secs=12", "--hang-factor=3", "--stop-secs=20")
     flags += ("--max-fruitless=9", "--first-delay-secs=0.1")
     command = [sys.executable, "-m", "resumable_tf", "run", *flags]
     command += ["--events", str(directory / "events"), "--"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.fake_metadata import FakeMetadata
 from helpers.supervised import NUM_STEPS
 
 from resumable_tf.supervising.events import FIELDS, Events
@@ -225,6 +226,22 @@ def test_a_signal_while_it_waits_for_a_restart_ends_it_at_once(tmp_path: Path) -
         process.communicate(timeout=60)
         assert process.returncode == 75
     assert len(only(logged(tmp_path), "started")) == 1
+
+
+def test_on_a_machine_that_is_being_preempted_nothing_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_GCE_CHECK")
+    with FakeMetadata() as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", server.host)
+        with command(tmp_path, "75@2", "wait@4", "done") as process:
+            wait_for((tmp_path / "waiting").exists)
+            server.values["instance/preempted"] = "TRUE"
+            os.kill(only(logged(tmp_path), "started")[1]["pid"], signal.SIGTERM)
+            process.communicate(timeout=60)
+            assert process.returncode == 75
+    assert len(only(logged(tmp_path), "started")) == 2
+    assert logged(tmp_path)[-1]["reason"] == "this machine is being preempted"
 
 
 def test_a_supervisor_that_is_killed_leaves_no_program_unwatched(
