@@ -195,7 +195,6 @@ def test_a_supervised_program_is_started_when_its_node_is_healthy_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
-    node = node_of(api, api=version)
     told: list[str] = []
 
     def tell(status: NodeStatus | NoticeError) -> None:
@@ -211,21 +210,12 @@ def test_a_supervised_program_is_started_when_its_node_is_healthy_again(
         else:
             api.node = {"state": end, "health": "HEALTHY"}
 
-    wait = ReadinessWait(node.status, tell=tell, timeout_secs=60.0, every_secs=0.01)
-    command = [
-        sys.executable,
-        "-m",
-        "helpers.supervised",
-        str(tmp_path),
-        "75@3",
-        "done",
-    ]
-    lines: list[str] = []
-    supervisor = Supervisor(
-        Settings(command=command, poll_secs=0.02),
-        Events(lines.append),
-        wait_until_ready=wait,
-    )
+    status = node_of(api, api=version).status
+    wait = ReadinessWait(status, tell=tell, timeout_secs=60.0, every_secs=0.01)
+    program = (sys.executable, "-m", "helpers.supervised")
+    command = [*program, str(tmp_path), "75@3", "done"]
+    settings, events = Settings(command=command, poll_secs=0.02), Events(len)
+    supervisor = Supervisor(settings, events, wait_until_ready=wait)
     assert supervisor.run() == (0 if end == "READY" else 75)
     assert told == ["READY", "REPAIRING", "READY", end]
     assert (tmp_path / "starts").read_text() == ("xx" if end == "READY" else "x")

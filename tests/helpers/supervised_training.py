@@ -1,10 +1,11 @@
 """Run as a program: the real training script, which ends as its plan says.
 
-    PLAN="crash@4 kill@7 hang@12 slow done" STARTS=FILE python supervised_training.py
+    PLAN="crash@4 kill@7 hang@14" DONE=DIRECTORY python supervised_training.py FLAGS
 
-Start n follows word n: `crash@STEP` raises an error after that step, before it is
-saved, `kill@STEP` is SIGKILL, `hang@STEP` makes slow steps up to it and then none,
-`slow` makes slow steps only, `done` does nothing to the training.
+Each word happens once, when its step is reached; `DIRECTORY/WORD` remembers it.
+`crash@STEP` raises an error after that step, before it is saved, `kill@STEP` is SIGKILL,
+`hang@STEP` makes slow steps up to it and then none. Without a word left, steps are slow
+while `DIRECTORY/slow` exists.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from helpers.train_and_die import load_script, train
 SLOW_STEP_SECS = 0.4
 
 
-def follow(what: str, at: int) -> None:
+def follow(plan: list[str], done: Path) -> None:
     """Makes the training end as it is to."""
     from resumable_tf.training import hooks
 
@@ -28,10 +29,13 @@ def follow(what: str, at: int) -> None:
 
     def call_and_act(self: Any, state: Any, result: Any) -> None:
         original(self, state, result)
-        if what in ("hang", "slow"):
+        left = [word for word in plan if not (done / word).exists()]
+        what, _, at = (left or ["slow@0"])[0].partition("@")
+        if what == "hang" or (done / "slow").exists():
             time.sleep(SLOW_STEP_SECS)
-        if what in ("done", "slow") or state.step < at:
+        if not left or state.step < int(at):
             return
+        (done / left[0]).touch()
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "crash":
@@ -48,11 +52,6 @@ def never_comes() -> None:
 
 
 if __name__ == "__main__":
-    starts = Path(os.environ["STARTS"])
-    number = len(starts.read_text()) if starts.exists() else 0
-    starts.write_text("x" * (number + 1))
-    plan = os.environ["PLAN"].split()
-    word, _, step = plan[min(number, len(plan) - 1)].partition("@")
     script = load_script()
-    follow(word, int(step or 0))
+    follow(os.environ["PLAN"].split(), Path(os.environ["DONE"]))
     train(script)
