@@ -3,7 +3,7 @@
     PLAN="crash@4 kill@7 hang@14" DONE=DIRECTORY python supervised_training.py FLAGS
 
 Each word happens once, when its step is reached; `DIRECTORY/WORD` remembers it.
-`crash@STEP` raises an error after that step, before it is saved, `kill@STEP` is SIGKILL,
+`crash@STEP` raises an error after that step, unsaved, `kill@STEP` is SIGKILL,
 `hang@STEP` makes slow steps up to it and then none. Without a word left, steps are slow
 while `DIRECTORY/slow` exists.
 """
