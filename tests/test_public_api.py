@@ -52,6 +52,15 @@ JOB_FLAGS = {
         --service-account --spot""",
 }
 
+COMMANDS = {
+    "audit": "--keep --kill-at --steps".split(),
+    "run": """
+        --events --first-delay-secs --hang-factor --hang-max-idle-secs --hang-min-secs
+        --max-delay-secs --max-fruitless --project --stop-secs --tpu --tpu-api
+        --tpu-wait-secs --zone
+    """.split(),
+}
+
 MANIFEST = """
 step epoch batch files inventory optimizers data extra metrics versions topology config
 time
@@ -106,10 +115,13 @@ def test_flags_are_these_and_help_needs_no_tensorflow(script: str) -> None:
     assert sorted(found - {"--help", "--no-deterministic"}) == FLAGS[script]
 
 
-def test_the_command_has_these_flags_and_help_needs_no_tensorflow() -> None:
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_commands_have_these_flags_and_help_needs_no_tensorflow(
+    command: str,
+) -> None:
     code = (
         "import sys; from resumable_tf.cli.app import app\n"
-        "try: app(['audit', '--help'])\n"
+        f"try: app(['{command}', '--help'])\n"
         "except SystemExit: print('TF', 'tensorflow' in sys.modules)"
     )
     done = subprocess.run(
@@ -122,7 +134,7 @@ def test_the_command_has_these_flags_and_help_needs_no_tensorflow() -> None:
     assert "TF False" in done.stdout, done.stderr
     words = done.stdout.replace("\u2502", " ").split()
     found = {word for word in words if word.startswith("--") and word[2:3].isalpha()}
-    assert sorted(found - {"--help"}) == ["--keep", "--kill-at", "--steps"]
+    assert sorted(found - {"--help"}) == COMMANDS[command]
 
 
 @pytest.mark.parametrize("command", sorted(JOB_FLAGS))

@@ -1,0 +1,53 @@
+"""`fit` with ResumeCallback hears of preemption and tells the supervisor its steps."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from helpers.fake_metadata import FakeMetadata
+
+import resumable_tf as rtf
+from resumable_tf.supervising.heartbeat import (
+    HEARTBEAT_VARIABLE,
+    create_heartbeat_file,
+    read_beat,
+)
+
+NUM_BATCHES = 1_000_000  # Nobody waits for the last one.
+
+
+def test_fit_saves_and_stops_when_the_metadata_server_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "heartbeat")
+    create_heartbeat_file(path)
+    monkeypatch.setenv(HEARTBEAT_VARIABLE, path)
+    monkeypatch.delenv("NO_GCE_CHECK")
+    tf.keras.utils.set_random_seed(3)
+    model = tf.keras.Sequential([tf.keras.layers.Input((1,)), tf.keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    ones = tf.ones((1, 1))
+    data = tf.data.Dataset.from_tensors((ones, ones)).repeat(NUM_BATCHES)
+    handler = signal.getsignal(signal.SIGTERM)
+    with FakeMetadata() as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", server.host)
+
+        class Preempt(tf.keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+                if batch == 3:
+                    server.values["instance/preempted"] = "TRUE"
+
+        resume = rtf.ResumeCallback(str(tmp_path / "run"))
+        with pytest.raises(rtf.Preempted, match="preempted: saved step") as caught:
+            model.fit(data, callbacks=[Preempt(), resume], shuffle=False, verbose=0)
+    assert caught.value.code == 75
+    assert 3 < caught.value.step < NUM_BATCHES
+    (info,) = rtf.Checkpointer(str(tmp_path / "run")).checkpoints()
+    assert info.step == caught.value.step
+    beat = read_beat(path)
+    assert 1 <= beat.step <= caught.value.step
+    assert not beat.is_training
+    assert signal.getsignal(signal.SIGTERM) is handler
