@@ -8,15 +8,24 @@ child.clear()
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-_PR_SET_PDEATHSIG = 1
+# 1 is PR_SET_PDEATHSIG: this process gets the signal when its parent dies. The parent
+# may have died before.
+_FOLLOW = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    os.kill(os.getpid(), signal.SIGTERM)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _POLL_SECS = 0.02
 
 
@@ -35,14 +44,14 @@ class Child:
             environment: All its environment variables.
 
         Raises:
-            OSError: If there is no such program.
+            FileNotFoundError: If there is no such program.
         """
-        # The supervisor has one thread, so code may run between fork and exec.
+        if shutil.which(command[0], path=environment.get("PATH")) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
         self._process = subprocess.Popen(
-            list(command),
+            [*_launcher(), *command],
             env=dict(environment),
             start_new_session=True,
-            preexec_fn=_follow_parent(),
         )
 
     @property
@@ -94,17 +103,12 @@ class Child:
         return True
 
 
-def _follow_parent() -> Callable[[], None] | None:
-    """Returns what makes a forked process get SIGTERM when its parent dies."""
+def _launcher() -> list[str]:
+    """Returns a command that becomes the one behind it, and follows this process.
+
+    It has the process number of the program, since it is replaced by it. Between fork
+    and exec, where else this could be done, a process with threads must not run Python.
+    """
     if sys.platform != "linux":
-        return None
-    # Looked up before the fork; after it, as little as possible is done.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def follow() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return follow
+        return []
+    return [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid())]
