@@ -51,11 +51,18 @@ def test_with_a_grace_too_short_the_last_commit_is_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sigterm_in_a_save_that_uploads(tmp_path: Path) -> None:
+    flags = ("--operations=56", "--every=5", "--timed=3", "--size=500000")
+    codes = run_matrix(tmp_path, "--scheme=object", *flags)
+    assert codes == {"75": 12 + 3 + 1}
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("scheme", ["local", "object"])
 def test_sigterm_at_each_operation_of_two_saves(scheme: str, tmp_path: Path) -> None:
-    flags = ("--operations=56", "--every=2", "--timed=4", "--size=500000")
+    flags = ("--operations=56", "--timed=20", "--size=500000")
     codes = run_matrix(tmp_path, f"--scheme={scheme}", *flags)
-    assert codes == {"75": 28 + 4 + 1}
+    assert codes == {"75": 56 + 20 + 1}
 
 
 @pytest.mark.proof
