@@ -17,11 +17,12 @@ from resumable_tf.checkpoint import Manifest
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = """
-AuditReport CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
-ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
-PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback
-SaveHandle SaveOptions TrainConfig TrainState
-Translator audit export_translator fit prepare_records train
+AtSteps AuditReport AutoInterval CheckpointCorruptError CheckpointInfo
+CheckpointMismatchError Checkpointer ConfigMismatchError DataFormatError
+DataMismatchError EpochEnds EverySecs EverySteps KeepBest KeepMultiples KeepNewest
+KeepOnePer KeepPinned NonFiniteLossError OnImprovement Preempted PrepareSettings
+RecordDataset ResumableError ResumableIterator ResumeCallback SaveHandle SaveOptions
+TrainConfig TrainState Translator audit export_translator fit prepare_records train
 """.split()
 
 FLAGS = {

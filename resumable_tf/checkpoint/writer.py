@@ -130,10 +130,18 @@ class Writer:
         Raises:
             SaveError: If the last save has failed and nobody has heard of it.
         """
+        self.finish()
+        self.raise_failure()
+
+    def finish(self) -> None:
+        """Waits until nothing is being saved, and raises nothing."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.raise_failure()
+
+    def is_busy(self) -> bool:
+        """Returns whether a save is in flight."""
+        return self._handle is not None and not self._handle.done()
 
     def raise_failure(self) -> None:
         """Raises the last save's failure, if it is over and nobody has heard of it.
