@@ -29,7 +29,7 @@ FLAGS = {
     "train_translation.py": """
         --allow-batch-size-change --batch-size --compute-dtype --data
         --deterministic --dropout-rate --eval-every-steps --keep-last
-        --log-every-steps --num-replicas --place --preset
+        --log-every-steps --num-replicas --on-storage-error --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size
     """.split(),

@@ -244,8 +244,12 @@ class Checkpointer:
             return self.save(state, metrics=metrics)
         except OSError as error:
             self.failures.take(error, step=state.step)
-            self._schedule.not_begun(state)
+            self.put_off(state)
             return None
+
+    def put_off(self, state: TrainState) -> None:
+        """Leaves out a save at this step that a policy may want."""
+        self._schedule.put_off(state)
 
     def save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None

@@ -144,11 +144,8 @@ class Schedule:
         self._note_save(state.step)
         self._meter.after_snapshot(self._last.secs)
 
-    def not_begun(self, state: TrainState) -> None:
-        """Takes note that a save failed before its snapshot; the next one is another.
-
-        Otherwise it would be due again at each step.
-        """
+    def put_off(self, state: TrainState) -> None:
+        """Goes on as if this step were saved: the next save that is due is another."""
         self._is_owed = False
         self._state = state
         self._note_save(state.step)
