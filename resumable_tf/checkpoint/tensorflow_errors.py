@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -24,24 +25,32 @@ _NUMBERS = (
 ).split()
 
 
+_PATH = re.compile(r"(?:\{\{.*?\}\} )?(.*?);? *$")
+
+
 @contextlib.contextmanager
 def as_os_errors() -> Iterator[None]:
     """Raises an `OSError` in place of an error of TensorFlow that quotes one.
 
     Raises:
-        OSError: With the number of the system's error.
+        OSError: With the number of the system's error, and the file.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        number = _number_in(error.message)
-        if number is None:
+        found = _find_error(error.message)
+        if found is None:
             raise
-        raise OSError(number, f"{os.strerror(number)} ({error.message})") from error
+        number, path = found
+        raise OSError(number, os.strerror(number), path) from error
 
 
-def _number_in(message: str) -> int | None:
-    """Returns the error of the system whose text is last in a message."""
+def _find_error(message: str) -> tuple[int, str] | None:
+    """Returns the error of the system whose text is last in a message, and its file."""
     numbers = (getattr(errno, name) for name in _NUMBERS if hasattr(errno, name))
     found = {message.rfind(os.strerror(number)): number for number in numbers}
-    return found[max(found)] if max(found) >= 0 else None
+    place = max(found)
+    if place < 0:
+        return None
+    path = _PATH.match(message[:place].replace("\n", " "))
+    return found[place], path[1] if path else ""
