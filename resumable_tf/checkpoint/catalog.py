@@ -41,7 +41,10 @@ _log = logging.getLogger(__name__)
 
 
 class Catalog:
-    """The checkpoints in one run directory; keeps nothing in memory."""
+    """The checkpoints in one run directory; remembers no more than when each was saved.
+
+    Of the committed ones, which never change while this process may write.
+    """
 
     def __init__(self, storage: Storage) -> None:
         """Remembers where the run is.
@@ -50,6 +53,7 @@ class Catalog:
             storage: The run directory.
         """
         self._storage = storage
+        self._times: dict[int, float] = {}
 
     def steps(self) -> list[int]:
         """Returns the committed steps, oldest first."""
@@ -187,9 +191,10 @@ class Catalog:
         times = {}
         for step in sorted(set(self.steps()) - set(without)):
             try:
-                times[step] = self.read(step).time
+                times[step] = self._times.get(step) or self.read(step).time
             except CheckpointCorruptError:
                 continue  # It is found, and set aside, when it is to be restored.
+        self._times = dict(times)
         if times:
             self._storage.write_bytes(STATE_FILE, format_state(times))
         else:
