@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 
-from resumable_tf.checkpoint.writer import Writer
+from resumable_tf.checkpoint.writer import Writer, describe
 from resumable_tf.errors import CheckpointCorruptError, ResumableError, SaveError
 
 _log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class Failures:
             return None
         cause = self.last.__cause__
         number = cause.errno if isinstance(cause, OSError) else None
-        text = os.strerror(number) if number else str(cause or self.last)
-        return text.splitlines()[0] if text else type(cause).__name__
+        text = os.strerror(number) if number else describe(cause or self.last)
+        return text.partition("\n")[0]
 
     def take(self, error: OSError, *, step: int | None = None) -> None:
         """Counts a failure.
@@ -63,7 +63,7 @@ class Failures:
             raise error
         if not isinstance(error, SaveError):
             failure = SaveError(
-                f"the checkpoint of step {step} could not be begun: {error}. "
+                f"the checkpoint of step {step} could not be begun: {describe(error)}. "
                 "Checkpoints before it are intact"
             )
             failure.__cause__ = error
