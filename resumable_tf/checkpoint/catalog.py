@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
+    PINS,
     QUARANTINE,
     STATE_FILE,
     SUPERSEDED,
@@ -25,8 +26,10 @@ from resumable_tf.checkpoint.layout import (
     is_scratch,
     manifest_name,
     parse_aside,
+    pin_name,
     step_of_data,
     step_of_manifest,
+    step_of_pin,
 )
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.state_file import format_state, parse_steps
@@ -59,6 +62,29 @@ class Catalog:
         """Returns the committed steps, oldest first."""
         found = map(step_of_manifest, self._storage.list(CHECKPOINTS))
         return sorted(step for step in found if step is not None)
+
+    def pinned(self) -> set[int]:
+        """Returns the steps that someone has pinned."""
+        found = map(step_of_pin, self._storage.list(PINS))
+        return {step for step in found if step is not None}
+
+    def pin(self, step: int) -> None:
+        """Keeps a checkpoint whatever the policies say, also in a run that trains.
+
+        Raises:
+            NoCheckpointError: If it is not committed, or was deleted at this moment.
+        """
+        self.require(step)
+        self._storage.write_bytes(pin_name(step), b"")
+        try:
+            self.require(step)
+        except NoCheckpointError:
+            self.unpin(step)
+            raise
+
+    def unpin(self, step: int) -> None:
+        """Leaves a checkpoint to the policies again."""
+        self._storage.delete(pin_name(step))
 
     def require(self, step: int) -> None:
         """Checks that a step is committed.

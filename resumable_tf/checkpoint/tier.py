@@ -141,7 +141,10 @@ class Tier:
             committed = self.candidates()
         else:
             committed = [Candidate(step) for step in self.catalog.steps()]
-        self.catalog.delete(self._keep.to_delete(committed))
+        doomed = self._keep.to_delete(committed)
+        if doomed:
+            pinned = self.catalog.pinned()
+            self.catalog.delete(step for step in doomed if step not in pinned)
         self.catalog.check_state_file()
         self.catalog.drop_superseded(step)
 
