@@ -32,8 +32,6 @@ from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Checkpointer, SaveOptions
 from resumable_tf.checkpoint.failures import is_of_storage
-from resumable_tf.checkpoint.lineage import BatchSizeChanges
-from resumable_tf.checkpoint.run_config import open_run, read_run
 from resumable_tf.checkpoint.tensorflow_errors import as_os_errors
 from resumable_tf.errors import (
     CheckpointCorruptError,
@@ -391,22 +389,3 @@ def test_tensorflows_errors_about_files_get_their_number_back(number: int) -> No
     assert (caught.value.errno, caught.value.filename) == (number, "/run/part-0.tmp")
     with pytest.raises(tf.errors.ResourceExhaustedError), as_os_errors():
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
-
-
-def test_a_change_of_the_batch_size_that_was_not_recorded_is_recorded_by_the_next_save(
-    tmp_path: Path,
-) -> None:
-    storage = FaultyStorage(
-        LocalStorage(str(tmp_path)), fail_at=10**9, number=errno.ENOSPC
-    )
-    open_run({"batch_size": 4}, storage)
-    changes = BatchSizeChanges(storage, {"batch_size": 8}, lambda: 1.0)
-    changes.begin(is_allowed=True)
-    storage._fail_at, storage._num_faults = len(storage.log), 10**9
-    with pytest.raises(OSError, match="No space left on device"):
-        changes.record(step=3)
-    storage.repair()
-    changes.record(step=3)
-    run = read_run(storage)
-    assert run is not None and run.config == {"batch_size": 8}
-    assert [change["parent_step"] for change in run.lineage["changes"]] == [3]
