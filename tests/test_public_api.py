@@ -17,18 +17,20 @@ from resumable_tf.checkpoint import Manifest
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = """
-AuditReport CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
-ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
-PreemptionGuard PrepareSettings RecordDataset ResumableError ResumableIterator
-ResumeCallback SaveHandle SaveOptions TrainConfig TrainState
-Translator audit export_translator fit prepare_records train
+AtSteps AuditReport AutoInterval CheckpointCorruptError CheckpointInfo
+CheckpointMismatchError Checkpointer ConfigMismatchError DataFormatError
+DataMismatchError EpochEnds EverySecs EverySteps KeepBest KeepMultiples KeepNewest
+KeepOnePer KeepPinned NonFiniteLossError OnImprovement Preempted PreemptionGuard
+PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback SaveHandle
+SaveOptions TrainConfig TrainState Translator audit export_translator fit
+prepare_records train
 """.split()
 
 FLAGS = {
     "train_translation.py": """
         --allow-batch-size-change --batch-size --compute-dtype --data
         --deterministic --dropout-rate --eval-every-steps --grace-secs --keep-last
-        --log-every-steps --num-replicas --place --preset
+        --log-every-steps --num-replicas --on-storage-error --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size
     """.split(),

@@ -13,26 +13,20 @@ next call, and at the latest when the `with` block ends.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from resumable_tf.auditing.switch import active_recorder
+from resumable_tf.checkpoint import audited
 from resumable_tf.checkpoint.draft import draft_manifest
+from resumable_tf.checkpoint.failures import Failures, attach
 from resumable_tf.checkpoint.lineage import BatchSizeChanges
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.options import SaveOptions
-from resumable_tf.checkpoint.policy import (
-    AnyOf,
-    EverySecs,
-    EverySteps,
-    LastSave,
-    SavePolicy,
-)
 from resumable_tf.checkpoint.restoring import restore_newest, restore_step
-from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
+from resumable_tf.checkpoint.retention import keep_all_of
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
+from resumable_tf.checkpoint.schedule import Schedule, save_when
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.writer import SaveHandle, Writer
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
@@ -50,19 +44,19 @@ class Checkpointer:
         committed_step: Step of the newest checkpoint that this object restored or
             committed, None before; asks no storage.
         last_save_secs: How long the last save took to write and commit, None before.
+        failures: The failed saves since the last one that succeeded.
     """
 
     # Set by the writer's thread too: plain assignments, for displays and estimates.
     committed_step: int | None = None
     last_save_secs: float | None = None
-    _is_restored = False
-    _is_closed = False
+    _is_restored = _is_closed = False
 
     def __init__(
         self,
         run_dir: str | Storage,
         *,
-        every_steps: int | None = None,
+        every_steps: int | Literal["auto"] | None = None,
         every_secs: float | None = None,
         keep_last: int | None = 3,
         config: Mapping[str, Any] | None = None,
@@ -72,7 +66,8 @@ class Checkpointer:
 
         Args:
             run_dir: A path, a URL such as "gs://bucket/run", or a storage.
-            every_steps: Save at each multiple of this; None does not.
+            every_steps: Save at each multiple of this; "auto" chooses the interval
+                from what a save costs (`AutoInterval`); None does not.
             every_secs: Save when so many seconds have passed; None does not.
             keep_last: Newest checkpoints to keep; None keeps what `options.keep` says,
                 and all if it says nothing.
@@ -84,24 +79,17 @@ class Checkpointer:
             ValueError: If a period or number is not positive.
         """
         options = options or SaveOptions()
-        due: list[SavePolicy] = [*options.save_when]
-        if every_steps is not None:
-            due.append(EverySteps(every_steps))
-        if every_secs is not None:
-            due.append(EverySecs(every_secs))
-        self._policy = AnyOf(*due)
-        if keep_last is not None and keep_last < 1:
-            raise ValueError(f"keep_last must be 1 or more, not {keep_last}")
-        newest = () if keep_last is None else (KeepNewest(keep_last),)
+        policies = save_when(options, every_steps=every_steps, every_secs=every_secs)
+        self._schedule = Schedule(policies, options)
+        self.failures = Failures(may_continue=options.on_storage_error == "continue")
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
         self._options = options
         self._config = None if config is None else dict(config)
         self._clock = options.clock
-        self._tier = Tier(self.storage, keep=KeepAny(*newest, *options.keep))
+        self._tier = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))
         self._catalog = self._tier.catalog
         self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
         self._writer = Writer(is_nice=options.asynchronous)
-        self._last = LastSave(step=0, time=self._clock())
 
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
@@ -184,16 +172,38 @@ class Checkpointer:
             found = newest
         return self._restored(state, found)
 
-    def should_save(self, step: int) -> bool:
-        """Returns whether a checkpoint is due after `step` completed steps."""
-        return self._policy.should_save(step, self._clock(), last=self._last)
+    @property
+    def num_skipped(self) -> int:
+        """Saves that were left out, since the one before was not done."""
+        return self._schedule.num_skipped
+
+    def should_save(
+        self,
+        step: int,
+        *,
+        epoch: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Returns whether to save after `step` completed steps.
+
+        What is due while a save is in flight may be skipped or put off
+        (`SaveOptions.when_busy`). An automatic interval measures steps by these calls.
+
+        Args:
+            step: Completed steps.
+            epoch: The epoch of the next batch, None if unknown.
+            metrics: What was measured at this step.
+        """
+        busy = self._writer.is_busy()
+        return self._schedule.is_due(step, is_saving=busy, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
-        """Returns the next step that `every_steps` makes due, None without it.
+        """Returns the next step that is known to be due, None if none is.
 
-        A loop that runs several steps at once must not run past it.
+        `every_steps`, `AtSteps` and, where the data knows its epochs, `EpochEnds` know
+        steps. A loop that runs several steps at once must not run past one.
         """
-        return self._policy.next_save_step(step)
+        return self._schedule.next_save_step(step)
 
     def maybe_save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None
@@ -202,19 +212,45 @@ class Checkpointer:
 
         Args:
             state: The live objects, between two steps.
+            metrics: Finite numbers to keep in the manifest, and for the policies that
+                look at them.
+
+        Returns:
+            The save's handle, None if none was due, or none could be begun.
+
+        Raises:
+            SaveError: If the save before has failed, and `on_storage_error` says to
+                stop.
+        """
+        self.raise_failure()
+        audited.note_step(state, wait=self.wait)
+        epoch, _ = state.position()
+        if not self.should_save(state.step, epoch=epoch, metrics=metrics):
+            return None
+        return self.save_due(state, metrics=metrics)
+
+    def save_due(
+        self, state: TrainState, *, metrics: Mapping[str, float] | None = None
+    ) -> SaveHandle | None:
+        """Saves as `save` does, but goes on where `on_storage_error` says so.
+
+        Args:
+            state: The live objects, between two steps.
             metrics: Finite numbers to keep in the manifest.
 
         Returns:
-            The save's handle, None if none was due.
-
-        Raises:
-            SaveError: If the save before has failed.
+            The save's handle, None if it could not be begun, which is counted.
         """
-        self._writer.raise_failure()
-        self._note_step(state)
-        if not self.should_save(state.step):
+        try:
+            return self.save(state, metrics=metrics)
+        except OSError as error:
+            self.failures.take(error, step=state.step)
+            self.put_off(state)
             return None
-        return self.save(state, metrics=metrics)
+
+    def put_off(self, state: TrainState) -> None:
+        """Leaves out a save at this step that a policy may want."""
+        self._schedule.put_off(state)
 
     def save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None
@@ -231,53 +267,62 @@ class Checkpointer:
             The save's handle; `handle.result()` waits for the commit.
 
         Raises:
-            SaveError: If the save before has failed; or, without `asynchronous`,
-                this one.
+            SaveError: If the save before has failed, and `on_storage_error` says to
+                stop; or, without `asynchronous`, this one.
             RunInUseError: If another process saves to the run and is alive.
             StateError: If something that changes can't be saved.
             TypeError: If `state.extra` or a metric can't be kept in JSON.
             UsageError: If the run has checkpoints and none was restored.
         """
+        stopped_secs = self._options.elapsed()
         self._check_may_save()
-        self._note_step(state)
-        self._changes.record(step=self._last.step)
+        audited.note_step(state, wait=self.wait)
+        self._changes.record(step=self._schedule.last_step)
         # Before the snapshot: at most one is in memory.
-        self._writer.wait()
+        self.wait()
         now = self._clock()
         fingerprint = None if self._config is None else fingerprint_of(self._config)
         draft = draft_manifest(state, metrics=metrics, config=fingerprint, time=now)
+        self._schedule.begin_save(stopped_secs)
         snapshot = state.capture()
-        handle = self._writer.submit(state.step, lambda: self._write(snapshot, draft))
-        self._last = LastSave(step=state.step, time=now)
+        job = self._schedule.timed(lambda: self._write(snapshot, draft))
+        handle = self._writer.submit(state.step, job)
         if not self._options.asynchronous:
-            self._writer.wait()
+            self._writer.finish()
+        self._schedule.after_snapshot(state)
+        if not self._options.asynchronous:
+            self._writer.raise_failure()
         return handle
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, without waiting for one in flight.
 
         Raises:
-            SaveError: If the last save has failed and nobody has heard of it.
+            SaveError: If the last save has failed, nobody has heard of it, and
+                `on_storage_error` says to stop.
         """
-        self._writer.raise_failure()
+        self.failures.hear(self._writer)
 
     def wait(self) -> None:
         """Waits for the save in flight.
 
         Raises:
-            SaveError: If it has failed.
+            SaveError: If it has failed, and `on_storage_error` says to stop.
         """
-        self._writer.wait()
+        self._writer.finish()
+        self.raise_failure()
 
     def close(self) -> None:
         """Waits for the save in flight; nothing can be saved afterwards.
 
         Raises:
-            SaveError: If it has failed, or the run could not be given back.
+            SaveError: If it has failed, if the last save before has failed and training
+                went on over it, or if the run could not be given back.
         """
         self._is_closed = True
         try:
             self._writer.wait()
+            self.failures.raise_last()
         finally:
             self._tier.end()
 
@@ -309,37 +354,27 @@ class Checkpointer:
         except SaveError as save_error:
             if error is None:
                 raise
-            _attach(error, save_error)
+            attach(error, save_error)
 
     def _begin(self, allow_batch_size_change: bool) -> None:
         """Waits for the save in flight and compares the settings."""
-        self._writer.wait()
-        recorder = active_recorder()
-        if recorder is not None:
-            recorder.check_run_dir(self.storage.root)
+        self.wait()
+        audited.check_run_dir(self.storage.root)
         self._changes.begin(is_allowed=allow_batch_size_change)
-
-    def _note_step(self, state: TrainState) -> None:
-        """Lets an audit, if one is under way, have the state before it is saved."""
-        recorder = active_recorder()
-        if recorder is not None:
-            recorder.end_step(state, wait=self._writer.wait)
 
     def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
         self.committed_step = None if info is None else info.step
-        self._last = LastSave(step=state.step, time=self._clock())
-        recorder = active_recorder()
-        if recorder is not None:
-            recorder.restored(state, is_new=info is None)
+        saved = self._tier.candidates() if self._schedule.needs_metrics else ()
+        self._schedule.restored(state, saved)
+        audited.note_restored(state, is_new=info is None)
         return info
 
     def _check_may_save(self) -> None:
         """Refuses a save that would not continue this run.
 
         Raises:
-            UsageError: If this checkpointer is closed, or has not looked at the
-                checkpoints that are there.
+            UsageError: If this checkpointer is closed.
         """
         if self._is_closed:
             raise UsageError("this Checkpointer is closed; nothing can be saved")
@@ -348,31 +383,18 @@ class Checkpointer:
             return
         if self._config is not None:
             open_run(self._config, self.storage)
-        steps = self._catalog.steps()
-        if steps:
-            raise UsageError(
-                f"{self.storage.root} has checkpoints up to step {steps[-1]}; call "
-                "restore_or_initialize(state) before the first save, or start a new "
-                "run directory"
-            )
+        self._tier.refuse_checkpoints()
         self._is_restored = True
 
     def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
-        began = time.monotonic()
         try:
             info = self._tier.write(snapshot, draft)
         finally:
             snapshot.release()
         self.committed_step = draft.step
-        self.last_save_secs = time.monotonic() - began
+        self.last_save_secs = self._tier.last_write_secs
+        self._schedule.committed(draft.metrics)
         self._tier.tidy(draft.step)
+        self.failures.succeeded()
         return info
-
-
-def _attach(error: BaseException, save_error: SaveError) -> None:
-    """Makes the failure of a save visible in the traceback of another error."""
-    if hasattr(error, "add_note"):  # Python 3.11
-        error.add_note(f"besides, {save_error}")
-    if error.__context__ is None and error.__cause__ is None:
-        error.__context__ = save_error

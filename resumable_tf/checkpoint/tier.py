@@ -8,14 +8,21 @@ tier.end()
 
 from __future__ import annotations
 
+import logging
+import time
+
 from resumable_tf.checkpoint.bundle import write_bundle
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.layout import SUPERSEDED
 from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.retention import Candidate, KeepAny
+from resumable_tf.checkpoint.tensorflow_errors import as_os_errors
+from resumable_tf.errors import CheckpointCorruptError, ResumableError, UsageError
 from resumable_tf.state import Snapshot
 from resumable_tf.storage import Storage
+
+_log = logging.getLogger(__name__)
 
 
 class Tier:
@@ -25,6 +32,7 @@ class Tier:
         storage: Where they are.
         catalog: Which there are.
         lease: The right to write there.
+        last_write_secs: How long the last write took, commit included, None before.
     """
 
     def __init__(self, storage: Storage, *, keep: KeepAny) -> None:
@@ -38,6 +46,10 @@ class Tier:
         self.catalog = Catalog(storage)
         self.lease = Lease(storage)
         self._keep = keep
+        # Set by the writer's thread; a plain assignment.
+        self.last_write_secs: float | None = None
+        # Manifests never change: each is read once. By step.
+        self._known: dict[int, Candidate] = {}
 
     def begin(self) -> None:
         """Takes the lease and tidies up what a killed process has left.
@@ -57,6 +69,20 @@ class Tier:
             self.lease.release()
             raise
 
+    def refuse_checkpoints(self) -> None:
+        """Refuses to begin a run where there is one.
+
+        Raises:
+            UsageError: If there are checkpoints.
+        """
+        steps = self.catalog.steps()
+        if steps:
+            raise UsageError(
+                f"{self.storage.root} has checkpoints up to step {steps[-1]}; call "
+                "restore_or_initialize(state) before the first save, or start a new "
+                "run directory"
+            )
+
     def write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes and commits a checkpoint, then deletes what is not kept.
 
@@ -71,15 +97,44 @@ class Tier:
 
         Raises:
             FencedOffError: If the lease was lost; nothing was committed.
+            OSError: If the storage failed; what was written is removed again.
             SaveError: If the bundle does not hold what the snapshot does.
         """
+        began = time.monotonic()
         self.lease.check()
         self.catalog.clean()
         for step in self.catalog.steps():
             if step >= draft.step:
                 self.catalog.set_aside(step, SUPERSEDED)
-        write_bundle(snapshot, self.storage, draft, before_commit=self.lease.verify)
-        return self.catalog.info(draft.step)
+        try:
+            with as_os_errors():
+                write_bundle(
+                    snapshot, self.storage, draft, before_commit=self.lease.verify
+                )
+        except OSError as error:
+            self._free_space(error)
+            raise
+        self.last_write_secs = time.monotonic() - began
+        info = self.catalog.info(draft.step)
+        self._remember(info.manifest)
+        return info
+
+    def candidates(self) -> list[Candidate]:
+        """Returns the committed checkpoints, with times and metrics, oldest first.
+
+        One with a damaged manifest has none.
+        """
+        steps = self.catalog.steps()
+        for step in set(steps) - set(self._known):
+            try:
+                self._remember(self.catalog.read(step))
+            except CheckpointCorruptError as error:
+                _log.warning("checkpoint %d can't be compared: %s", step, error)
+                self._known[step] = Candidate(step)
+            except FileNotFoundError:  # Another process trains here and deletes.
+                continue
+        self._known = {s: self._known[s] for s in steps if s in self._known}
+        return list(self._known.values())
 
     def tidy(self, step: int) -> None:
         """Deletes what is not kept, after `step` was committed.
@@ -88,8 +143,14 @@ class Tier:
             FencedOffError: If the lease was lost; nothing was deleted.
         """
         self.lease.check()
-        committed = [Candidate(step) for step in self.catalog.steps()]
-        self.catalog.delete(self._keep.to_delete(committed))
+        if self._keep.needs_manifests:
+            committed = self.candidates()
+        else:
+            committed = [Candidate(step) for step in self.catalog.steps()]
+        doomed = self._keep.to_delete(committed)
+        if doomed:
+            pinned = self.catalog.pinned()
+            self.catalog.delete(step for step in doomed if step not in pinned)
         self.catalog.check_state_file()
         self.catalog.drop_superseded(step)
 
@@ -100,3 +161,22 @@ class Tier:
             SaveError: If the storage failed; the lease then runs out by itself.
         """
         self.lease.release()
+
+    def _remember(self, manifest: Manifest) -> None:
+        step = manifest.step
+        self._known[step] = Candidate(step, manifest.time, manifest.metrics)
+
+    def _free_space(self, error: OSError) -> None:
+        """Removes what a failed save has written, if nobody else may have.
+
+        A full disk is to have room for other things; if this fails too, the next save
+        begins with it.
+        """
+        if isinstance(error, ResumableError):
+            return
+        try:
+            # No renewal if it can be avoided: a full disk takes none.
+            self.lease.check()
+            self.catalog.clean()
+        except OSError as another:
+            _log.warning("what a failed save has written is still there: %s", another)

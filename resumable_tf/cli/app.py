@@ -12,6 +12,7 @@ import typer
 from resumable_tf.cli.audit import audit
 from resumable_tf.cli.inspect import inspect
 from resumable_tf.cli.ls import ls
+from resumable_tf.cli.pin import pin
 from resumable_tf.cli.run import run
 from resumable_tf.cli.verify import verify
 
@@ -26,6 +27,7 @@ app.command("audit")(audit)
 app.command("ls")(ls)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("inspect")(inspect)
+app.command("pin")(pin)
 app.command("verify")(verify)
 
 

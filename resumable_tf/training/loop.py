@@ -130,8 +130,7 @@ def _check_finite(result: CallResult, checkpointer: Checkpointer | None) -> None
     kept = None
     if checkpointer is not None:
         checkpointer.wait()
-        latest = checkpointer.latest()
-        kept = None if latest is None else latest.step
+        kept = checkpointer.committed_step
     raise NonFiniteLossError(
         f"the loss of step {first} is {result.losses[int(bad[0])]} (steps "
         f"{result.first_step} to {result.step - 1} were one call).\n"

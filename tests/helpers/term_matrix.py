@@ -87,7 +87,7 @@ def attack(url: str, settings: argparse.Namespace, moment: Moment) -> int:
         open_storage(url),
         fail_at=moment.operation,
         mode="term",
-        kill_after=settings.kill_after,
+        number=settings.kill_after,
     )
     victim = fork(lambda: run_victim(storage, moment, settings.size, report))
     os.close(report)
