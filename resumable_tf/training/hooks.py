@@ -15,6 +15,8 @@ from resumable_tf.training.loop import CallResult
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.progress import Progress
 
+WRITTEN_KEY = "metrics_written"
+"""Key in `state.extra`: number and checksum of the lines of each file."""
 _WINDOW_KEY = "metrics_window"
 
 
@@ -92,16 +94,17 @@ class Evaluate:
 
 
 class FlushMetrics:
-    """Makes metrics durable before a save that could refer to them."""
+    """Makes metrics durable before a save, which then says how many there are."""
 
     def __init__(self, *logs: MetricsLog) -> None:
         """Keeps the files."""
         self._logs = logs
 
     def __call__(self, state: TrainState, result: CallResult) -> None:
-        """Flushes all files."""
+        """Flushes all files and notes what is in them."""
         for log in self._logs:
             log.flush()
+        state.extra[WRITTEN_KEY] = {log.name: log.written() for log in self._logs}
 
 
 class ShowProgress:
