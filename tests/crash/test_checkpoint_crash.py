@@ -40,7 +40,9 @@ def run_matrix(directory: Path, *flags: str) -> int:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return int(json.loads(done.stdout.splitlines()[-1])["killed"])
+    num_killed = int(json.loads(done.stdout.splitlines()[-1])["killed"])
+    print(f"killed {num_killed}: {' '.join(flags)}")
+    return num_killed
 
 
 def test_kill_at_each_storage_operation_leaves_a_restorable_run(
@@ -55,8 +57,14 @@ def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
 
 
+@pytest.mark.slow
+def test_kill_at_each_operation_of_an_upload(tmp_path: Path) -> None:
+    assert run_matrix(tmp_path, "--mode=async", "--scheme=object") > 20
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("scheme", ["local", "object"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kill_at_each_operation_of_several_saves(
     tmp_path: Path, mode: str, scheme: str
 ) -> None:
@@ -64,12 +72,28 @@ def test_kill_at_each_operation_of_several_saves(
     assert run_matrix(tmp_path, *flags) > 50
 
 
-@pytest.mark.slow
-def test_kill_at_each_operation_on_google_cloud_storage(tmp_path: Path) -> None:
-    """Through gcsfs and HTTP, with the operations of the lease."""
-    num_killed = run_matrix(tmp_path, "--mode=sync", "--scheme=gs")
-    print(f"killed {num_killed}")
-    assert num_killed > 30
+# Damaged: the most operations of all, and those of a save among them.
+@pytest.mark.parametrize(
+    ("scene", "scheme"),
+    [
+        pytest.param("damaged", "gs", marks=pytest.mark.slow),
+        *(
+            pytest.param(scene, scheme, marks=pytest.mark.proof)
+            for scene in ("save", "new", "damaged", "replaced")
+            for scheme in ("local", "gs")
+            if (scene, scheme) != ("damaged", "gs")
+        ),
+    ],
+)
+def test_kill_at_each_operation_of_a_restore_and_a_save(
+    tmp_path: Path, scene: str, scheme: str
+) -> None:
+    """On the first start, with quarantine and take-over of the lease, and going back.
+
+    "gs" is Google Cloud Storage through gcsfs and HTTP.
+    """
+    flags = ("--mode=sync", f"--scheme={scheme}", f"--scene={scene}")
+    assert run_matrix(tmp_path, *flags) > 20
 
 
 @pytest.mark.parametrize("mode", MODES)
