@@ -154,7 +154,8 @@ def run_cycles(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         while counts["cycles"] < args.cycles:
             number, step = counts["runs"], 0
             path, is_store = f"{directory}/run-{number}", number % 2 == 1
-            os.mkdir(path)
+            # fsspec makes no directories, which no store has.
+            os.makedirs(f"{path}/checkpoints")
             url = f"local://{path}" if is_store else path
             for _ in range(min(args.cycles_per_run, args.cycles - counts["cycles"])):
                 plan = draw(lot, is_object_store=is_store)
