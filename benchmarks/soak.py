@@ -105,11 +105,12 @@ def train(url: str, plan: Plan, *, at_least: int, report: int) -> None:
                 os.write(report, STEP.pack(checkpointer.committed_step))
 
 
-def cycle(url: str, plan: Plan, *, at_least: int) -> tuple[int, bool]:
-    """Runs one victim; returns the newest step it has committed, and if it was killed.
+def cycle(url: str, plan: Plan, *, at_least: int) -> tuple[int, int]:
+    """Runs one victim.
 
-    Raises:
-        AssertionError: If the victim has found something lost or wrong.
+    Returns:
+        The newest step that was committed, and the victim's exit code: 0 if it has
+        outlived its plan, 1 if it has found something lost or wrong.
     """
     reader, report = os.pipe()
     victim = fork(lambda: train(url, plan, at_least=at_least, report=report))
@@ -126,10 +127,8 @@ def cycle(url: str, plan: Plan, *, at_least: int) -> tuple[int, bool]:
             os.kill(victim, signal.SIGKILL)
         code = exit_code(victim)
         data += reports.read() or b""
-    if code not in (0, -signal.SIGKILL):
-        raise AssertionError(f"a victim ended with {code}: {plan}, {at_least=}")
     steps = [step for (step,) in STEP.iter_unpack(data)]
-    return max([at_least, *steps]), code != 0
+    return max([at_least, *steps]), code
 
 
 def finish(url: str, *, at_least: int) -> None:
@@ -146,9 +145,9 @@ def finish(url: str, *, at_least: int) -> None:
 
 
 def run_cycles(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Part 1; returns its counts."""
+    """Part 1; returns its counts. A victim that found something wrong has said what."""
     lot = random.Random(args.seed)
-    counts = {"cycles": 0, "killed": 0, "committed": 0, "runs": 0, "lost": 0}
+    counts = {"cycles": 0, "killed": 0, "committed": 0, "runs": 0, "wrong": 0}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         while counts["cycles"] < args.cycles:
@@ -159,13 +158,18 @@ def run_cycles(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             url = f"local://{path}" if is_store else path
             for _ in range(min(args.cycles_per_run, args.cycles - counts["cycles"])):
                 plan = draw(lot, is_object_store=is_store)
-                step, is_killed = cycle(url, plan, at_least=step)
+                before = step
+                step, code = cycle(url, plan, at_least=before)
                 counts["cycles"] += 1
-                counts["killed"] += is_killed
+                counts["killed"] += code == -signal.SIGKILL
+                if code not in (0, -signal.SIGKILL):
+                    counts["wrong"] += 1
+                    console.print(f"{url} from {before}: {plan} ended with {code}")
             counts["committed"] += step
             counts["runs"] += 1
             if exit_code(fork(functools.partial(finish, url, at_least=step))) != 0:
-                raise AssertionError(f"{url} could not be finished")
+                counts["wrong"] += 1
+                console.print(f"{url} could not be finished from {step}")
             shutil.rmtree(path)
             secs = (time.monotonic() - begin) / counts["cycles"]
             console.print(f"{counts}, {secs:.2f} s a cycle")
@@ -252,7 +256,7 @@ def main() -> None:
     bounds = (MAX_RSS_GROWTH_BYTES, MAX_THREAD_GROWTH, MAX_FILE_GROWTH)
     is_bounded = all(x <= y for x, y in zip(grown.values(), bounds, strict=True))
     print(json.dumps({**counts, "growth": grown, "is_bounded": is_bounded}))
-    sys.exit(0 if is_bounded else 1)
+    sys.exit(0 if is_bounded and not counts["wrong"] else 1)
 
 
 if __name__ == "__main__":

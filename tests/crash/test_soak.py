@@ -32,7 +32,7 @@ def test_a_few_cycles_lose_nothing_and_nothing_grows() -> None:
     flags = ("--cycles=5", "--cycles-per-run=3", "--saves=20", "--seed=3")
     code, result, output = soak(*flags)
     assert code == 0, output
-    assert (result["cycles"], result["runs"], result["lost"]) == (5, 2, 0)
+    assert (result["cycles"], result["runs"], result["wrong"]) == (5, 2, 0)
     assert result["killed"] > 0
     assert result["committed"] > 0
     assert result["is_bounded"]
