@@ -49,7 +49,7 @@ from helpers.faulty_storage import FaultyStorage
 from helpers.kill_matrix import NEVER, exit_code, fork
 from helpers.small_state import advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer, writer
+from resumable_tf.checkpoint import Checkpointer, SaveOptions, writer
 from resumable_tf.checkpoint.integrity import verify_run
 from resumable_tf.storage import open_storage
 
@@ -88,8 +88,9 @@ def train(url: str, plan: Plan, *, at_least: int, report: int) -> None:
     """Restores, compares and trains; reports each committed step. The victim's side."""
     state = small_state(size=200)
     storage = FaultyStorage(open_storage(url), fail_at=plan.fail_at, mode="kill")
+    options = SaveOptions(asynchronous=plan.is_async)
     with Checkpointer(
-        storage, keep_last=KEEP_LAST, asynchronous=plan.is_async, config={"seed": 1}
+        storage, keep_last=KEEP_LAST, config={"seed": 1}, options=options
     ) as checkpointer:
         checkpointer.restore_or_initialize(state)
         if state.step < at_least:

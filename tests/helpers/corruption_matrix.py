@@ -28,7 +28,7 @@ import tensorflow as tf
 from helpers.damages import Damage, damages_of
 from helpers.small_state import advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer
+from resumable_tf.checkpoint import Checkpointer, SaveOptions
 from resumable_tf.checkpoint.holder import Holder
 from resumable_tf.checkpoint.integrity import verify_run
 from resumable_tf.checkpoint.lease import LeaseRecord
@@ -154,8 +154,9 @@ class Matrix:
                 checkpointer.save(state)
 
     def _checkpointer(self, path: Path, config: dict[str, Any]) -> Checkpointer:
+        options = SaveOptions(asynchronous=False)
         return Checkpointer(
-            str(path), keep_last=KEEP_LAST, config=config, asynchronous=False
+            str(path), keep_last=KEEP_LAST, config=config, options=options
         )
 
     def _check(self, case: Case, *, goes_on: bool) -> str:
