@@ -1,7 +1,7 @@
 """This project's `Checkpointer`, for `save_cost.py`.
 
-A save is durable when its handle has a result: files are fsynced and read back before
-the manifest, whose presence is the commit.
+A save is durable when its handle has a result: files are fsynced before the manifest,
+whose presence is the commit.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from resumable_tf.checkpoint.layout import (
     step_of_pin,
 )
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
-from resumable_tf.checkpoint.state_file import format_state, parse_steps
+from resumable_tf.checkpoint.state_file import format_state, is_sound, parse_steps
 from resumable_tf.errors import (
     CheckpointCorruptError,
     NoCheckpointError,
@@ -160,7 +160,7 @@ class Catalog:
         """Moves a checkpoint out of the way, as a whole; nothing is deleted.
 
         Args:
-            step: A committed step.
+            step: A committed step, or one whose manifest is lost.
             directory: `QUARANTINE` or `SUPERSEDED`.
 
         Returns:
@@ -175,7 +175,10 @@ class Catalog:
         ):
             number += 1
         folder = aside_folder(directory, step, number)
-        self._move_into(folder, [manifest_name(step), *self._data_files(step)])
+        names = self._data_files(step)
+        if manifest_name(step) in self._storage.list(CHECKPOINTS):
+            names = [manifest_name(step), *names]
+        self._move_into(folder, names)
         return self._storage.locate(folder)
 
     def drop_superseded(self, step: int) -> None:
@@ -198,6 +201,7 @@ class Catalog:
         committed = {step_of_manifest(name) for name in names} - {None}
         self._refuse_foreign(names, committed)
         moved = self._finish_moves(names, committed)
+        moved |= self._save_lost(names, committed)
         if not committed:
             moved |= self._bring_back(names)
         for name in names:
@@ -227,11 +231,14 @@ class Catalog:
             self._storage.delete(STATE_FILE)
 
     def check_state_file(self) -> None:
-        """Rewrites TensorFlow's list if a kill has left it behind the manifests."""
-        listed = []
+        """Rewrites TensorFlow's list if it is damaged or behind the manifests."""
+        data = b""
         if self._storage.exists(STATE_FILE):
-            listed = parse_steps(self._storage.read_bytes(STATE_FILE))
-        if listed != self.steps():
+            data = self._storage.read_bytes(STATE_FILE)
+            if not is_sound(data):
+                _log.warning("%s is damaged; writing it anew", STATE_FILE)
+                data = b""
+        if parse_steps(data) != self.steps():
             self.write_state_file()
 
     def _data_files(self, step: int) -> list[str]:
@@ -261,6 +268,26 @@ class Catalog:
             self._move_into(folder, left)
             moved.update(left)
         return moved
+
+    def _save_lost(self, names: list[str], committed: set[int | None]) -> set[str]:
+        """Moves the data of checkpoints whose manifest is lost into quarantine.
+
+        TensorFlow's list is written after the manifest, and before it is deleted: no
+        kill leaves a step in the list without its manifest.
+
+        Returns:
+            The names that were moved.
+        """
+        if STATE_FILE not in names:
+            return set()
+        listed = set(parse_steps(self._storage.read_bytes(STATE_FILE))) - committed
+        lost = {name for name in names if step_of_data(name) in listed}
+        for step in sorted(listed.intersection(map(step_of_data, lost))):
+            where = self.set_aside(step, QUARANTINE)
+            _log.warning(
+                "checkpoint %d has lost its manifest; moved to %s", step, where
+            )
+        return lost
 
     def _bring_back(self, names: list[str]) -> set[str]:
         """Undoes the replacement of the only checkpoint, if its successor is not there.

@@ -68,6 +68,7 @@ class Holder:
             ValueError: If they are not a holder's.
         """
         try:
+            _moment(float(fields["since"]))
             return cls(
                 host=str(fields["host"]),
                 pid=int(fields["pid"]),
@@ -76,7 +77,7 @@ class Holder:
                 started=str(fields["started"]),
                 since=float(fields["since"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError, OSError) as error:
             raise ValueError(f"no holder: {error!r}") from error
 
     def is_here(self) -> bool:
@@ -103,8 +104,12 @@ class Holder:
 
     def __str__(self) -> str:
         """Returns what a user needs to find the process."""
-        moment = datetime.datetime.fromtimestamp(self.since, tz=datetime.timezone.utc)
-        return f"pid {self.pid} on {self.host}, since {moment:%Y-%m-%d %H:%M:%S} UTC"
+        since = f"{_moment(self.since):%Y-%m-%d %H:%M:%S} UTC"
+        return f"pid {self.pid} on {self.host}, since {since}"
+
+
+def _moment(secs: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(secs, tz=datetime.timezone.utc)
 
 
 def _may_exist(pid: int) -> bool:

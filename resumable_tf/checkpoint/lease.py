@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 from resumable_tf.checkpoint.holder import Holder
 from resumable_tf.checkpoint.layout import LEASE_FILE
+from resumable_tf.checkpoint.manifest import CHECKSUM, check_seal, parse_json, seal
 from resumable_tf.errors import FencedOffError, RunInUseError, SaveError
 from resumable_tf.storage import Storage
 
@@ -58,7 +59,8 @@ class LeaseRecord:
     def to_bytes(self) -> bytes:
         """Returns the file's contents."""
         fields = {"format_version": 1, **dataclasses.asdict(self)}
-        return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("ascii")
+        text = json.dumps(seal(fields), indent=2, sort_keys=True)
+        return (text + "\n").encode("ascii")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LeaseRecord:
@@ -67,8 +69,10 @@ class LeaseRecord:
         Raises:
             ValueError: If they are not a lease's.
         """
+        fields = parse_json(data)
         try:
-            fields = json.loads(data.decode("utf-8"))
+            if CHECKSUM in fields:  # Leases had none before.
+                check_seal(fields)
             return cls(
                 token=str(fields["token"]),
                 num_renewals=int(fields["num_renewals"]),
@@ -76,7 +80,7 @@ class LeaseRecord:
                 ttl_secs=float(fields["ttl_secs"]),
                 holder=Holder.from_json(fields["holder"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"no lease: {error!r}") from error
 
 

@@ -12,9 +12,12 @@ that is on record needs no flag at a later start, also if nothing was saved afte
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from resumable_tf.checkpoint.catalog import Catalog
+from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.run_config import (
     BATCH_SIZE_KEYS,
     RunConfig,
@@ -23,8 +26,10 @@ from resumable_tf.checkpoint.run_config import (
     read_run,
     write_run,
 )
+from resumable_tf.errors import ConfigMismatchError
 from resumable_tf.storage import Storage
 
+_log = logging.getLogger(__name__)
 CHANGES = "changes"
 """Key of the list of changes in a lineage."""
 
@@ -82,14 +87,26 @@ class BatchSizeChanges:
             is_allowed: Whether the batch size may be another one.
 
         Raises:
-            ConfigMismatchError: If other settings differ, or it may not.
+            ConfigMismatchError: If other settings differ, or it may not; or if
+                run.json is lost or another run's, and the checkpoints are of other
+                settings.
         """
         self._is_allowed, self._sizes = is_allowed, None
-        if self._config is not None:
-            run = open_run(
-                self._config, self._storage, allows_batch_size_change=is_allowed
+        if self._config is None:
+            return
+        newest = Catalog(self._storage).latest()
+        if newest is not None and newest.manifest.config is None:
+            newest = None  # The run was begun without settings.
+        if newest is not None and read_run(self._storage) is None:
+            _check_origin(newest, self._config, [])
+            _log.warning(
+                "run.json was lost; it is written anew, without what it said of "
+                "changes of the batch size"
             )
-            self._sizes = _changed_setting(run, self._config)
+        run = open_run(self._config, self._storage, allows_batch_size_change=is_allowed)
+        if newest is not None:
+            _check_origin(newest, run.config, run.lineage.get(CHANGES, ()))
+        self._sizes = _changed_setting(run, self._config)
 
     def may_change(self, step: int, before: int, after: int) -> bool:
         """Returns whether a checkpoint of another batch size may be continued."""
@@ -117,6 +134,37 @@ class BatchSizeChanges:
         settings = dict(known if self._config is None else self._config)
         write_run(RunConfig(settings, fingerprint_of(settings), lineage), self._storage)
         self._sizes = None
+
+
+def _check_origin(
+    newest: CheckpointInfo, config: Mapping[str, Any], changes: Sequence[Any]
+) -> None:
+    """Compares the settings that a checkpoint was saved with.
+
+    A checkpoint from before a change of the batch size is one of the same run.
+
+    Raises:
+        ConfigMismatchError: If they are others.
+    """
+    saved, now = newest.manifest.config, fingerprint_of(config)
+    sizes = [change["changed"]["batch_size"]["from"] for change in changes]
+    before = [
+        {**config, key: size}
+        for key in BATCH_SIZE_KEYS
+        for size in sizes
+        if key in config
+    ]
+    if saved is not None and saved not in {now, *map(fingerprint_of, before)}:
+        raise ConfigMismatchError(
+            f"checkpoint {newest.step} was saved with other settings than run.json "
+            "has now, or with others than this start has if run.json is lost.\n"
+            f"  checkpoint: settings of fingerprint {saved[:12]}...\n"
+            f"  now:        settings of fingerprint {now[:12]}...\n"
+            "Put this run's own run.json back, use the settings that it was begun "
+            "with, or start a new run directory.",
+            saved={"fingerprint": saved},
+            now={"fingerprint": now},
+        )
 
 
 def _is_recorded(run: RunConfig | None, change: BatchSizeChange) -> bool:

@@ -21,7 +21,8 @@ from resumable_tf.errors import CheckpointCorruptError, CheckpointVersionError
 FORMAT_VERSION = 1
 """Version of the checkpoint format that this code writes."""
 
-_CHECKSUM = "crc32c"
+CHECKSUM = "crc32c"
+"""Field of a file that holds the checksum of all others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,7 @@ class Manifest:
             key: {"shape": list(spec.shape), "dtype": spec.dtype}
             for key, spec in self.inventory.items()
         }
-        fields[_CHECKSUM] = _checksum(fields)
-        return canonical_json(fields)
+        return canonical_json(seal(fields))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -111,7 +111,7 @@ class Manifest:
         fields = _checked_fields(data)
         try:
             return _from_fields(fields)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointCorruptError(
                 f"the manifest is not of format {FORMAT_VERSION}: {error!r}"
             ) from error
@@ -164,8 +164,39 @@ def canonical_json(value: Any) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
+def parse_json(data: bytes) -> Any:
+    """Returns what a file of this project says.
+
+    Raises:
+        ValueError: If it is no JSON, whatever the bytes are.
+    """
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def seal(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a file together with their checksum."""
+    return {**fields, CHECKSUM: _checksum(fields)}
+
+
+def check_seal(fields: Mapping[str, Any]) -> None:
+    """Compares the fields of a file with their checksum.
+
+    Raises:
+        ValueError: If they are not those that were written.
+    """
+    try:
+        expected = _checksum(fields)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if fields[CHECKSUM] != expected:
+        raise ValueError(f"its checksum is {expected}, it says {fields[CHECKSUM]}")
+
+
 def _checksum(fields: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in fields.items() if name != _CHECKSUM}
+    rest = {name: value for name, value in fields.items() if name != CHECKSUM}
     return hex_crc32c(google_crc32c.value(canonical_json(rest)))
 
 
@@ -177,21 +208,17 @@ def _checked_fields(data: bytes) -> dict[str, Any]:
         CheckpointVersionError: If the version is a newer one.
     """
     try:
-        fields = json.loads(data.decode("ascii"))
+        fields = parse_json(data)
     except ValueError as error:
         raise CheckpointCorruptError(
             f"the manifest is damaged or cut off: {error}"
         ) from error
-    if not isinstance(fields, dict) or _CHECKSUM not in fields:
+    if not isinstance(fields, dict) or CHECKSUM not in fields:
         raise CheckpointCorruptError("the manifest has no checksum")
     try:
-        expected = _checksum(fields)
-    except (TypeError, ValueError) as error:
+        check_seal(fields)
+    except ValueError as error:
         raise CheckpointCorruptError(f"the manifest is damaged: {error}") from error
-    if fields[_CHECKSUM] != expected:
-        raise CheckpointCorruptError(
-            f"the manifest's checksum is {expected}, it says {fields[_CHECKSUM]}"
-        )
     version = fields.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointVersionError(
@@ -208,7 +235,7 @@ def _from_fields(fields: Mapping[str, Any]) -> Manifest:
         ValueError: If a field is missing, unknown or of the wrong type.
     """
     names = {field.name for field in dataclasses.fields(Manifest)}
-    found = set(fields) - {_CHECKSUM}
+    found = set(fields) - {CHECKSUM}
     if found != names:
         raise ValueError(
             f"missing {sorted(names - found)}, unknown {sorted(found - names)}"

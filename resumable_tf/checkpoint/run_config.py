@@ -15,7 +15,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resumable_tf.checkpoint.layout import RUN_FILE
-from resumable_tf.checkpoint.manifest import canonical_json, normalize_json
+from resumable_tf.checkpoint.manifest import (
+    CHECKSUM,
+    canonical_json,
+    check_seal,
+    normalize_json,
+    parse_json,
+    seal,
+)
 from resumable_tf.errors import (
     CheckpointCorruptError,
     CheckpointVersionError,
@@ -52,8 +59,14 @@ class RunConfig:
 
 
 def fingerprint_of(config: Mapping[str, Any]) -> str:
-    """Returns a digest that is equal for equal settings, in whatever order."""
-    return hashlib.sha256(canonical_json(config)).hexdigest()
+    """Returns a digest that is equal for equal settings, in whatever order.
+
+    Raises:
+        TypeError: If a setting is no JSON value.
+    """
+    # As it will be read back: JSON orders the text of keys that are numbers.
+    settings = normalize_json(dict(config), what="config")
+    return hashlib.sha256(canonical_json(settings)).hexdigest()
 
 
 def open_run(
@@ -115,22 +128,24 @@ def read_run(storage: Storage) -> RunConfig | None:
         return None
     where = storage.locate(RUN_FILE)
     try:
-        fields = json.loads(data.decode("utf-8"))
-        version = int(fields["format_version"])
-        run = RunConfig(fields["config"], fields["fingerprint"], fields["lineage"])
+        fields = parse_json(data)
+        version = fields["format_version"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"{where} can't be read: {error!r}") from error
-    if version > FORMAT_VERSION:
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointVersionError(
             f"{where} has format {version}, this version reads up to "
             f"{FORMAT_VERSION}; use a newer resumable-tf"
         )
-    if run.fingerprint != fingerprint_of(run.config):
+    try:
+        return _from_fields(fields)
+    except (KeyError, TypeError) as error:
+        raise CheckpointCorruptError(f"{where} can't be read: {error!r}") from error
+    except ValueError as error:
         raise CheckpointCorruptError(
-            f"{where} was changed: its fingerprint is not that of its config; "
-            "restore the file, or start a new run directory"
-        )
-    return run
+            f"{where} was changed: {error}; restore the file, or start a new run "
+            "directory"
+        ) from error
 
 
 def write_run(run: RunConfig, storage: Storage) -> None:
@@ -139,8 +154,25 @@ def write_run(run: RunConfig, storage: Storage) -> None:
 
 
 def _to_bytes(run: RunConfig) -> bytes:
-    fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(run)}
+    fields = seal({"format_version": FORMAT_VERSION, **dataclasses.asdict(run)})
     return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def _from_fields(fields: Mapping[str, Any]) -> RunConfig:
+    """Builds a run's settings.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If they are not those that were written.
+    """
+    if CHECKSUM in fields:  # Files had none before.
+        check_seal(fields)
+    run = RunConfig(fields["config"], fields["fingerprint"], fields["lineage"])
+    if not (isinstance(run.config, dict) and isinstance(run.lineage, dict)):
+        raise TypeError("config and lineage are no objects")
+    if run.fingerprint != fingerprint_of(run.config):
+        raise ValueError("its fingerprint is not that of its config")
+    return run
 
 
 def _check(

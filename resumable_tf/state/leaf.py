@@ -12,6 +12,7 @@ variable's buffer, and the next update of the variable moves to a new one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,13 +59,12 @@ def leaves_of(obj: Any) -> list[Leaf]:
         StateError: If TensorFlow saves the object in a way that can't be captured.
     """
     if is_variable(obj):
-        variable = obj
         return [
             Leaf(
                 name=VARIABLE_VALUE,
-                shape=_static_shape(variable),
-                dtype=dtype_name(variable.dtype),
-                read=lambda: read_variable(variable),
+                shape=_static_shape(obj),
+                dtype=dtype_name(obj.dtype),
+                read=functools.partial(read_variable, obj),
             )
         ]
     if isinstance(obj, tf.train.experimental.PythonState):
@@ -108,13 +108,14 @@ def read_variable(variable: Any) -> Any:
         StateError: If the variable is not initialized.
     """
     inner = tensorflow_variable(variable)
-    components = replica_components(inner)
-    if len(components) > 1 and not _has_one_value(inner):
-        # TensorFlow refuses to save these; each replica's value is saved besides.
-        inner = components[0]
+    if isinstance(inner, tf.distribute.DistributedValues):
+        components = replica_components(inner)
+        if len(components) > 1 and not _has_one_value(inner):
+            # TensorFlow refuses to save these; each replica's value is saved besides.
+            inner = components[0]
     value = to_host(inner)
     # TensorFlow reads an uninitialized variable as an empty tensor.
-    if not value.shape.is_compatible_with(inner.shape):
+    if value.shape != inner.shape and not value.shape.is_compatible_with(inner.shape):
         raise StateError(
             f"the variable {inner.name} is not initialized and can't be saved; "
             "assign it before the first save"

@@ -259,6 +259,8 @@ class TrainState:
 
     def _check_watched(self, graph: ObjectGraph) -> None:
         """Looks once at what the watched functions have been traced to."""
+        if not self._watched:
+            return
         variables = (n.obj for n in graph.nodes if is_variable(n.obj))
         known = identities(map(tensorflow_variable, variables))
         for function in self._watched:

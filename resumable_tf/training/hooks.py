@@ -16,6 +16,8 @@ from resumable_tf.training.loop import CallResult
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.progress import Progress
 
+WRITTEN_KEY = "metrics_written"
+"""Key in `state.extra`: number and checksum of the lines of each file."""
 _WINDOW_KEY = "metrics_window"
 _RETRY_SECS = 30.0
 
@@ -94,7 +96,7 @@ class Evaluate:
 
 
 class FlushMetrics:
-    """Makes metrics durable before a save that could refer to them.
+    """Makes metrics durable before a save, which then says how many there are.
 
     Where training goes on over failures of the storage, lines that can't be written
     wait for the next try, and nothing is saved meanwhile. At the end of training they
@@ -116,7 +118,7 @@ class FlushMetrics:
         self._retry_at_secs: float | None = None
 
     def __call__(self, state: TrainState, result: CallResult) -> None:
-        """Flushes all files.
+        """Flushes all files and notes what is in them.
 
         Raises:
             OSError: If that fails and the training must not go on.
@@ -127,6 +129,9 @@ class FlushMetrics:
                 for log in self._logs:
                     log.flush()
                 self._retry_at_secs = None
+                state.extra[WRITTEN_KEY] = {
+                    log.name: log.written() for log in self._logs
+                }
             except OSError as error:
                 if is_last:
                     raise

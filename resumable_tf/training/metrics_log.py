@@ -4,6 +4,7 @@
     log.open(step=41000)                    # drops lines beyond step 41000
     log.append({"step": 41010, "loss": 2.31})
     log.flush()                             # durable; call it before a commit
+    state.extra["metrics"] = log.written()  # for `open` after a resume
 
 A line is `{"step": ..., ...}`. Whatever a killed process had written after its last
 checkpoint is cut off, so that a curve has no doubled and no missing line.
@@ -12,12 +13,17 @@ checkpoint is cut off, so that a curve has no doubled and no missing line.
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
+import google_crc32c
 
 from resumable_tf.training.event_log import EventLog, append_or_undo
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -37,14 +43,37 @@ class MetricsLog:
         self._path = path
         self._events = events
         self._is_local = "://" not in path
-        self._kept: list[str] = []
-        self._pending: list[str] = []
+        self._kept: list[bytes] = []
+        self._pending: list[bytes] = []
+        self._num_lines, self._checksum = 0, 0
 
-    def open(self, *, step: int) -> None:
-        """Reads what is there and drops every line beyond `step`, and torn ones."""
-        found = self._read()
+    @property
+    def name(self) -> str:
+        """The file's name, without its directory."""
+        return self._path.rsplit("/", 1)[-1]
+
+    def written(self) -> list[int]:
+        """Returns the number of lines that were flushed, and their crc32c."""
+        return [self._num_lines, self._checksum]
+
+    def open(self, *, step: int, written: Sequence[int] | None = None) -> None:
+        """Reads what is there and drops every line beyond `step`, and torn ones.
+
+        A file that lacks a line, or has a changed one, is kept beside the new one,
+        and that is said: no checkpoint has the line.
+
+        Args:
+            step: Completed steps.
+            written: What `written()` has returned at that step; None if unknown.
+        """
+        data = self._read()
+        found = data.splitlines()
         self._kept = [line for line in found if _step_of(line) <= step]
         self._pending = []
+        self._num_lines, self._checksum = 0, 0
+        self._count(self._kept)
+        if written is not None and list(written) != self.written():
+            self._tell_damage(data, step=step, num_lines=written[0])
         if found or self._is_local:
             self._rewrite(self._kept)
         if self._events is not None:
@@ -52,7 +81,7 @@ class MetricsLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line; `record` must have an integer `step`."""
-        self._pending.append(json.dumps(record))
+        self._pending.append(json.dumps(record).encode("ascii"))
         if self._events is not None:
             self._events.append(record)
 
@@ -66,39 +95,59 @@ class MetricsLog:
         if self._events is not None:
             self._events.flush()
         if self._is_local:
-            text = "".join(line + "\n" for line in self._pending)
-            append_or_undo(self._path, text.encode("utf-8"))
+            append_or_undo(self._path, _joined(self._pending))
         else:
             self._rewrite(self._kept + self._pending)
             self._kept += self._pending
+        self._count(self._pending)
         self._pending = []
 
-    def _read(self) -> list[str]:
-        try:
-            with fsspec.open(self._path, "rt", encoding="utf-8") as file:
-                return list(file.read().splitlines())
-        except FileNotFoundError:
-            return []
+    def _tell_damage(self, data: bytes, *, step: int, num_lines: int) -> None:
+        """Keeps the file as it was found, the first time, and says what it lacks."""
+        aside = f"{self._path}.damaged-{step}"
+        files, path = fsspec.core.url_to_fs(aside, use_listings_cache=False)
+        if not files.exists(path):
+            files.pipe_file(path, data)
+        _log.warning(
+            "%s is damaged: it has %d sound lines up to step %d, and had %d when that "
+            "step was saved. The file as it was found is %s",
+            *(self._path, self._num_lines, step, num_lines, aside),
+        )
 
-    def _rewrite(self, lines: list[str]) -> None:
-        text = "".join(line + "\n" for line in lines)
+    def _count(self, lines: list[bytes]) -> None:
+        self._num_lines += len(lines)
+        self._checksum = google_crc32c.extend(self._checksum, _joined(lines))
+
+    def _read(self) -> bytes:
+        try:
+            with fsspec.open(self._path, "rb") as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return b""
+
+    def _rewrite(self, lines: list[bytes]) -> None:
+        data = _joined(lines)
         if not self._is_local:
-            with fsspec.open(self._path, "wt", encoding="utf-8") as file:
-                file.write(text)
+            with fsspec.open(self._path, "wb") as file:
+                file.write(data)
             return
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         temporary = f"{self._path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
         self._kept = []
 
 
-def _step_of(line: str) -> float:
+def _joined(lines: list[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _step_of(line: bytes) -> float:
     """Returns the step of a line; infinity for a torn one, so that it is dropped."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

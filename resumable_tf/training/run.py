@@ -34,6 +34,7 @@ from resumable_tf.training.agreement import HostAgreement
 from resumable_tf.training.config import TrainConfig
 from resumable_tf.training.event_log import EventLog
 from resumable_tf.training.hooks import (
+    WRITTEN_KEY,
     Evaluate,
     FlushMetrics,
     LogMetrics,
@@ -182,8 +183,9 @@ class _Session:
         # Where the records are may change; what is in them is checked by fingerprint.
         self.state.extra["records"] = config.records_dir
         if self.topology.is_chief:
-            self.train_log.open(step=start)
-            self.eval_log.open(step=start)
+            written = self.state.extra.get(WRITTEN_KEY, {})
+            for log in (self.train_log, self.eval_log):
+                log.open(step=start, written=written.get(log.name))
         result = TrainResult(
             step=max(start, config.last_step),
             resumed_from=None if found is None else found.step,

@@ -24,7 +24,7 @@ MODES = [
 ]
 
 
-def run_matrix(directory: Path, *flags: str) -> int:
+def run_matrix(directory: Path, *flags: str, timeout_secs: float = 550) -> int:
     """Returns how many victims were killed; all of them were checked."""
     environment = {
         **os.environ,
@@ -36,11 +36,13 @@ def run_matrix(directory: Path, *flags: str) -> int:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=timeout_secs,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return int(json.loads(done.stdout.splitlines()[-1])["killed"])
+    num_killed = int(json.loads(done.stdout.splitlines()[-1])["killed"])
+    print(f"killed {num_killed}: {' '.join(flags)}")
+    return num_killed
 
 
 def test_kill_at_each_storage_operation_leaves_a_restorable_run(
@@ -55,8 +57,14 @@ def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
 
 
+@pytest.mark.slow
+def test_kill_at_each_operation_of_an_upload(tmp_path: Path) -> None:
+    assert run_matrix(tmp_path, "--mode=async", "--scheme=object") > 20
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("scheme", ["local", "object"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kill_at_each_operation_of_several_saves(
     tmp_path: Path, mode: str, scheme: str
 ) -> None:
@@ -64,12 +72,24 @@ def test_kill_at_each_operation_of_several_saves(
     assert run_matrix(tmp_path, *flags) > 50
 
 
+# Damaged: the most operations of all, and those of a save among them.
 @pytest.mark.slow
-def test_kill_at_each_operation_on_google_cloud_storage(tmp_path: Path) -> None:
-    """Through gcsfs and HTTP, with the operations of the lease."""
-    num_killed = run_matrix(tmp_path, "--mode=sync", "--scheme=gs")
-    print(f"killed {num_killed}")
-    assert num_killed > 30
+def test_kill_at_every_other_operation_on_google_cloud_storage(tmp_path: Path) -> None:
+    """Through gcsfs and HTTP; the scene with the most operations of all."""
+    flags = ("--mode=sync", "--scheme=gs", "--scene=damaged", "--every=2")
+    assert run_matrix(tmp_path, *flags) > 20
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("scheme", ["local", "gs"])
+@pytest.mark.parametrize("scene", ["save", "new", "damaged", "replaced"])
+def test_kill_at_each_operation_of_a_restore_and_a_save(
+    tmp_path: Path, scene: str, scheme: str
+) -> None:
+    """On a first start, with quarantine and a dead holder's lease, and going back."""
+    flags = ("--mode=sync", f"--scheme={scheme}", f"--scene={scene}")
+    assert run_matrix(tmp_path, *flags, timeout_secs=3500) > 20
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,11 +2,17 @@
 
     python -m helpers.kill_matrix DIRECTORY --saves 1 --mode async --scheme local
     python -m helpers.kill_matrix DIRECTORY --timed 8 --mode sync --scheme object
+    python -m helpers.kill_matrix DIRECTORY --scene damaged --mode sync --scheme gs
 
 TensorFlow is imported once; each victim is a fork that has run no operation before.
 Prints one line of JSON: how many victims were killed. Scheme "object" treats a local
 directory as an object store: bundles are uploaded. Scheme "gs" uses gcsfs and a fake
 Google Cloud Storage, which is a process of its own and outlives the victims.
+
+Scenes, from which the victims go on: "save", two checkpoints; "new", nothing at all;
+"damaged", a newest checkpoint that has to go into quarantine, TensorFlow's list torn,
+and the lease of a dead process; "replaced", the older of two checkpoints, so that the
+newer one is superseded.
 """
 
 from __future__ import annotations
@@ -31,8 +37,11 @@ from helpers.small_state import advance, assert_at_step, small_state
 from resumable_tf.checkpoint import Checkpointer, SaveOptions, writer
 from resumable_tf.storage import Storage, open_storage
 
-FIRST_STEP = 2
 KEEP_LAST = 2
+STARTS = {"save": 2, "new": 0, "damaged": 2, "replaced": 1}
+"""The step that the victims of each scene go on from."""
+CONFIG = {"preset": "tiny", "seed": 1}
+DAMAGED = b"damaged"
 NEVER = 10**9
 STARTED = bytes([0])
 
@@ -44,8 +53,13 @@ def run_victim(
     size, asynchronous = settings.size, settings.mode == "async"
     state = small_state(size=size)
     options = SaveOptions(asynchronous=asynchronous)
-    with Checkpointer(storage, keep_last=KEEP_LAST, options=options) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with Checkpointer(
+        storage, keep_last=KEEP_LAST, config=CONFIG, options=options
+    ) as checkpointer:
+        if settings.scene == "replaced":
+            checkpointer.restore(state, STARTS["replaced"])
+        else:
+            checkpointer.restore_or_initialize(state)
         os.write(report, STARTED)
         while state.step < stop_step:
             advance(state)
@@ -53,16 +67,19 @@ def run_victim(
             if not asynchronous:
                 handle.result()
                 os.write(report, bytes([state.step]))
-            elif state.step > 1:
+            elif state.step > STARTS[settings.scene] + 1:
                 # save() has waited for the one before.
                 os.write(report, bytes([state.step - 1]))
 
 
-def check_survivors(url: str, *, size: int, at_least: int, stop_step: int) -> None:
+def check_survivors(
+    url: str, settings: argparse.Namespace, *, at_least: int, stop_step: int
+) -> None:
     """Restores in a fresh process, exactly; then finishes the run and looks around."""
     stop_step += 1
+    size = settings.size
     state = small_state(size=size)
-    with Checkpointer(url, keep_last=KEEP_LAST) as checkpointer:
+    with Checkpointer(url, keep_last=KEEP_LAST, config=CONFIG) as checkpointer:
         checkpointer.restore_or_initialize(state)
         if state.step < at_least:
             raise AssertionError(f"step {at_least} was saved, {state.step} is there")
@@ -73,13 +90,33 @@ def check_survivors(url: str, *, size: int, at_least: int, stop_step: int) -> No
     last = small_state(size=size)
     Checkpointer(url).restore(last)
     assert_at_step(last, stop_step)
-    names = [name.rsplit("/", 1)[1] for name in open_storage(url).list("checkpoints")]
+    check_files(url, settings.scene, stop_step)
+
+
+def check_files(url: str, scene: str, stop_step: int) -> None:
+    """Checks that nothing is left over, and what was damaged still there."""
+    storage = open_storage(url)
+    names = storage.list("checkpoints")
     expected = ["checkpoint"]
-    for step in range(stop_step + 1 - KEEP_LAST, stop_step + 1):
-        expected += [f"ckpt-{step}.data-00000-of-00001", f"ckpt-{step}.index"]
-        expected.append(f"ckpt-{step}.manifest.json")
-    if names != sorted(expected):
+    for step in range(max(1, stop_step + 1 - KEEP_LAST), stop_step + 1):
+        expected += files_of(step)
+    if scene == "damaged":
+        kept = [f"quarantine/ckpt-3.1/{name}" for name in files_of(3)]
+        expected += kept
+        if storage.read_bytes(f"checkpoints/{kept[1]}") != DAMAGED:
+            raise AssertionError("the damaged file was changed")
+    if scene == "replaced":  # A kill right after the new one may leave the old one.
+        names = [name for name in names if "/superseded/" not in name]
+    if names != [f"checkpoints/{name}" for name in expected]:
         raise AssertionError(f"the directory holds {names}")
+    if storage.list("") != [*names, "run.json"] and scene != "replaced":
+        raise AssertionError(f"the run directory holds {storage.list('')}")
+
+
+def files_of(step: int) -> list[str]:
+    """Returns the names of a checkpoint's files."""
+    ends = ("data-00000-of-00001", "index", "manifest.json")
+    return [f"ckpt-{step}.{end}" for end in ends]
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -112,7 +149,8 @@ def attack(
 ) -> bool:
     """Kills one victim and checks what it left; returns whether it was killed."""
     reader, report = os.pipe()
-    stop_step = FIRST_STEP + settings.saves
+    start = STARTS[settings.scene]
+    stop_step = start + settings.saves
     storage = FaultyStorage(open_storage(url), fail_at=fail_at, mode="kill")
     victim = fork(
         lambda: run_victim(
@@ -126,30 +164,36 @@ def attack(
             time.sleep(kill_after_secs)
             os.kill(victim, signal.SIGKILL)
         code = exit_code(victim)
-        at_least = max(reports.read(), default=0) or FIRST_STEP
+        at_least = max(reports.read(), default=0) or start
     if code not in (0, -signal.SIGKILL):
         raise AssertionError(f"the victim ended with {code}")
     survivor = fork(
-        lambda: check_survivors(
-            url, size=settings.size, at_least=at_least, stop_step=stop_step
-        )
+        lambda: check_survivors(url, settings, at_least=at_least, stop_step=stop_step)
     )
     if exit_code(survivor) != 0:
         raise AssertionError(f"{url}: wrong after {fail_at=}, {kill_after_secs=}")
     return code != 0
 
 
-def prepare(path: str, settings: argparse.Namespace) -> None:
-    """Makes the run that every victim continues: two checkpoints, none to spare."""
+def prepare(url: str, settings: argparse.Namespace) -> None:
+    """Makes the run that every victim continues, with no checkpoint to spare."""
 
     def work() -> None:
         state = small_state(size=settings.size)
-        with Checkpointer(path, keep_last=KEEP_LAST) as checkpointer:
-            for _ in range(FIRST_STEP):
-                advance(state)
-                checkpointer.save(state)
+        checkpointer = Checkpointer(url, keep_last=KEEP_LAST, config=CONFIG)
+        checkpointer.restore_or_initialize(state)
+        for _ in range(3 if settings.scene == "damaged" else 2):
+            advance(state)
+            checkpointer.save(state)
+        checkpointer.wait()
+        if settings.scene == "damaged":
+            storage = open_storage(url)
+            storage.write_bytes("checkpoints/ckpt-3.index", DAMAGED)
+            storage.write_bytes("checkpoints/checkpoint", b"\xff")
+            return  # The lease is left to this process, which ends.
+        checkpointer.close()
 
-    if exit_code(fork(work)) != 0:
+    if settings.scene != "new" and exit_code(fork(work)) != 0:
         raise AssertionError("the first checkpoints could not be saved")
 
 
@@ -158,7 +202,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("directory")
     parser.add_argument("--saves", type=int, default=1)
     parser.add_argument("--size", type=int, default=50)
+    parser.add_argument("--every", type=int, default=1, help="leave out operations")
     parser.add_argument("--timed", type=int, default=0)
+    parser.add_argument("--scene", choices=list(STARTS), default="save")
     parser.add_argument("--mode", choices=["sync", "async"], required=True)
     parser.add_argument("--scheme", choices=["local", "object", "gs"], required=True)
     return parser.parse_args()
@@ -178,6 +224,7 @@ class Directory:
     @contextlib.contextmanager
     def copy(self, number: int) -> Iterator[str]:
         path = os.path.join(self.directory, f"run-{number}")
+        os.makedirs(self.base, exist_ok=True)
         shutil.copytree(self.base, path)
         yield self.prefix + path
         shutil.rmtree(path)
@@ -225,7 +272,7 @@ def main() -> None:
     num_killed = 0
     with open_place(settings) as place:
         prepare(place.base, settings)
-        for number in range(settings.timed or NEVER):
+        for number in range(0, settings.timed or NEVER, settings.every):
             with place.copy(number) as url:
                 if settings.timed:
                     delay = 0.5 * number / settings.timed

@@ -22,17 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from helpers.faulty_storage import FaultyStorage
-from helpers.kill_matrix import (
-    FIRST_STEP,
-    KEEP_LAST,
-    NEVER,
-    Directory,
-    check_survivors,
-    exit_code,
-    fork,
-    prepare,
-)
-from helpers.small_state import advance, small_state
+from helpers.kill_matrix import Directory, exit_code, fork
+from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Checkpointer, writer
 from resumable_tf.state import TrainState
@@ -40,6 +31,7 @@ from resumable_tf.storage import Storage, open_storage
 from resumable_tf.training.preemption import Preempted, PreemptionGuard
 
 ENDLESS = 1000
+FIRST_STEP, KEEP_LAST, NEVER = 2, 2, 10**9
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,29 @@ def run_victim(storage: Storage, moment: Moment, size: int, report: int) -> None
         os._exit(stopped.code)
 
 
+def prepare(url: str, size: int) -> None:
+    """Makes the run that every victim continues."""
+    state = small_state(size=size)
+    with Checkpointer(url, keep_last=KEEP_LAST) as checkpointer:
+        for _ in range(FIRST_STEP):
+            advance(state)
+            checkpointer.save(state)
+
+
+def check_survivor(url: str, size: int, said: int | None) -> None:
+    """Restores in a fresh process what was said to be saved, exactly, and goes on."""
+    state = small_state(size=size)
+    with Checkpointer(url, keep_last=KEEP_LAST) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        if state.step < FIRST_STEP or said not in (None, state.step):
+            raise AssertionError(f"step {said} was saved, {state.step} is there")
+        assert_at_step(state, state.step)
+        advance(state)
+        checkpointer.save(state).result()
+        if len(checkpointer.checkpoints()) != KEEP_LAST:
+            raise AssertionError(f"left over: {checkpointer.checkpoints()}")
+
+
 def attack(url: str, settings: argparse.Namespace, moment: Moment) -> int:
     """Stops one victim and checks what it left; returns its exit code."""
     reader, report = os.pipe()
@@ -97,12 +112,8 @@ def attack(url: str, settings: argparse.Namespace, moment: Moment) -> int:
     expected = {75} if settings.kill_after is None else {75, -signal.SIGKILL}
     if code not in expected or bool(said) != (code == 75):
         raise AssertionError(f"{moment}: the victim ended with {code}, said {said!r}")
-    at_least = int(said or FIRST_STEP)
-    survivor = fork(
-        lambda: check_survivors(
-            url, size=settings.size, at_least=at_least, stop_step=at_least + 1
-        )
-    )
+    step = int(said) if said else None
+    survivor = fork(lambda: check_survivor(url, settings.size, step))
     if exit_code(survivor) != 0:
         raise AssertionError(f"{url}: wrong after {moment}")
     return code
@@ -132,7 +143,8 @@ def main() -> None:
     # On a busy machine a writer of the lowest priority would hardly get its turn.
     writer._LOWEST_PRIORITY = 0
     place = Directory(settings.directory, settings.scheme)
-    prepare(place.base, settings)
+    if exit_code(fork(lambda: prepare(place.base, settings.size))) != 0:
+        raise AssertionError("the first checkpoints could not be saved")
     codes: collections.Counter[int] = collections.Counter()
     for number, moment in enumerate(moments(settings)):
         with place.copy(number) as url:

@@ -56,11 +56,17 @@ EVERY_ROW = [((4, 1, 2), 1), ((4, 1, 2), 3), ((4, 1, 2), 9)]
 """Shard sizes and batch size: every row, across shards, across epochs."""
 MORE = [(sizes, size) for sizes in (EQUAL_BUT_THE_LAST, UNEVEN) for size in range(1, 9)]
 MORE += [((4, 1, 2), size) for size in (2, 4, 7, 14, 16)]
+IN_CI = {(EQUAL_BUT_THE_LAST, 3), (UNEVEN, 2), (UNEVEN, 5), (UNEVEN, 8)}
+IN_CI |= {((4, 1, 2), 4), ((4, 1, 2), 16)}
+
+
+def marked(case: tuple[tuple[int, ...], int]) -> pytest.MarkDecorator:
+    return pytest.mark.slow if case in IN_CI else pytest.mark.proof
 
 
 @pytest.mark.parametrize(
     ("sizes", "batch_size"),
-    EVERY_ROW + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE],
+    EVERY_ROW + [pytest.param(*case, marks=marked(case)) for case in MORE],
     ids=str,
 )
 def test_start_at_every_step_of_three_epochs_equals_the_uninterrupted_stream(

@@ -14,15 +14,21 @@ import resumable_tf as rtf
 _STOP_STEP = 12
 
 
-@pytest.mark.slow
 @pytest.mark.crash
+@pytest.mark.parametrize(
+    "kill_steps",
+    [
+        pytest.param(["7"], marks=pytest.mark.slow),
+        pytest.param(["3", "7"], marks=pytest.mark.proof),
+    ],
+)
 def test_two_workers_killed_after_a_step_end_bit_for_bit_the_same(
-    tmp_path: Path,
+    tmp_path: Path, kill_steps: list[str]
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus.tsv")
     for code, output in run_workers(tmp_path / "whole", corpus, stop_step=_STOP_STEP):
         assert code == 0, output
-    for step in ("3", "7"):
+    for step in kill_steps:
         killed = run_workers(
             tmp_path / "run", corpus, stop_step=_STOP_STEP, KILL_AFTER_STEP=step
         )

@@ -92,17 +92,23 @@ def test_killed_before_the_first_save_and_in_every_later_call_it_is_the_same(
 
 
 @pytest.mark.crash
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "num_kills",
+    [
+        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(8, marks=pytest.mark.proof),
+    ],
+)
 @MIRRORED_IN_PROOF
 def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(
-    reference: tuple[str, Path], corpus: Path, tmp_path: Path
+    reference: tuple[str, Path], corpus: Path, tmp_path: Path, num_kills: int
 ) -> None:
     strategy, uninterrupted = reference
     generator = random.Random(f"moments/{strategy}")
     args = train_args(tmp_path / "run", corpus, **STRATEGIES[strategy])
-    for _ in range(6):
+    for _ in range(num_kills):
         process = start_training(args)
-        time.sleep(generator.uniform(3.0, 25.0))
+        time.sleep(generator.uniform(2.0, 14.0))
         process.kill()
         process.communicate()
     done = run_training(args)
@@ -160,6 +166,7 @@ def test_sigterm_saves_stops_with_75_and_the_next_start_continues(
 
 
 @pytest.mark.slow
+@MIRRORED_IN_PROOF
 def test_results_do_not_depend_on_the_steps_of_a_call(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
@@ -171,7 +178,8 @@ def test_results_do_not_depend_on_the_steps_of_a_call(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-@pytest.mark.slow
+# In CI test_elastic.py compares 1, 2 and 4 replicas and two processes.
+@pytest.mark.proof
 def test_two_replicas_train_the_same_batches_as_one(
     corpus: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import subprocess
@@ -203,6 +204,35 @@ def test_a_damaged_lease_is_replaced(world: World, content: bytes) -> None:
     world.lease().take()
     assert world.record().holder.pid == os.getpid()
     assert world.slept == 0
+
+
+def test_a_lease_with_any_changed_byte_is_damaged_or_says_the_same() -> None:
+    """A changed time would make others wait for hours, or wait for nobody."""
+    record = LeaseRecord("token", 3, 1.7e9 + 0.125, TTL_SECS, ELSEWHERE)
+    whole = record.to_bytes()
+    num_noticed = 0
+    for place in range(len(whole)):
+        for new in {whole[place] ^ 1, whole[place] ^ 255, *b"e9"} - {whole[place]}:
+            damaged = whole[:place] + bytes([new]) + whole[place + 1 :]
+            try:
+                assert LeaseRecord.from_bytes(damaged) == record
+            except ValueError:
+                num_noticed += 1
+    assert num_noticed > len(whole)
+
+
+def test_a_lease_without_a_checksum_is_read_like_those_of_older_versions(
+    world: World,
+) -> None:
+    world.put(ELSEWHERE)
+    fields = json.loads(world.storage.read_bytes(LEASE_FILE))
+    del fields["crc32c"]
+    data = json.dumps(fields).encode()
+    assert LeaseRecord.from_bytes(data) == world.record()
+    for name, value in (("since", 1e300), ("pid", float("inf"))):
+        fields["holder"][name] = value
+        with pytest.raises(ValueError, match="no holder"):
+            LeaseRecord.from_bytes(json.dumps(fields).encode())
 
 
 def test_of_two_that_take_at_the_same_moment_one_is_refused(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import google_crc32c
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resumable_tf.checkpoint.manifest import (
@@ -56,9 +57,10 @@ MANIFESTS = st.builds(
     time=FINITE,
     format_version=st.just(FORMAT_VERSION),
 )
+FIELDS = dataclasses.fields(Manifest)
 
 
-def example() -> Manifest:
+def small_manifest() -> Manifest:
     return Manifest(
         step=7,
         epoch=0,
@@ -78,7 +80,7 @@ def example() -> Manifest:
 
 def sealed(**changes: object) -> bytes:
     """Returns the example with other fields and a checksum that fits."""
-    fields = json.loads(example().to_bytes())
+    fields = json.loads(small_manifest().to_bytes())
     fields.update(changes)
     fields = {name: value for name, value in fields.items() if value != "DROP"}
     fields.pop("crc32c", None)
@@ -96,7 +98,7 @@ def test_round_trip_is_exact_and_canonical(manifest: Manifest) -> None:
 
 @given(st.data())
 def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
-    original = example().to_bytes()
+    original = small_manifest().to_bytes()
     index = data.draw(st.integers(0, len(original) - 2))  # The last is the newline.
     byte = data.draw(st.integers(0, 255).filter(lambda new: new != original[index]))
     damaged = original[:index] + bytes([byte]) + original[index + 1 :]
@@ -104,10 +106,53 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
         Manifest.from_bytes(damaged)
 
 
+DAMAGES = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(MANIFESTS, DAMAGES)
+def test_a_damaged_manifest_is_refused_or_says_the_same(
+    manifest: Manifest, damages: list[tuple[float, int, bytes]]
+) -> None:
+    """Wherever, whatever: bytes that are lost, changed and added."""
+    data = manifest.to_bytes()
+    for where, length, new in damages:
+        place = int(where * len(data))
+        data = data[:place] + new + data[place + length :]
+    try:
+        found = Manifest.from_bytes(data)
+    except (CheckpointCorruptError, CheckpointVersionError):
+        return
+    assert found == manifest
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b"[" * 100_000)
+@example(b'{"crc32c": ' * 5_000 + b"1" + b"}" * 5_000)
+@example(b'{"crc32c": "00000000", "time": 1e999}')
+@example(b'{"crc32c": "00000000", "time": NaN}')
+def test_what_is_no_manifest_is_refused(data: bytes) -> None:
+    with pytest.raises(CheckpointCorruptError):
+        Manifest.from_bytes(data)
+
+
+@given(st.sampled_from([field.name for field in FIELDS]), JSON)
+def test_a_field_of_any_other_value_is_refused_or_kept(name: str, value: Any) -> None:
+    """With a checksum that fits: what another program could have written."""
+    try:
+        found = Manifest.from_bytes(sealed(**{name: value}))
+    except (CheckpointCorruptError, CheckpointVersionError):
+        return
+    assert json.loads(found.to_bytes())[name] == value
+
+
 @pytest.mark.parametrize("length", [0, 1, 50, -2])
 def test_a_cut_off_manifest_is_noticed(length: int) -> None:
     with pytest.raises(CheckpointCorruptError, match="damaged or cut off"):
-        Manifest.from_bytes(example().to_bytes()[:length])
+        Manifest.from_bytes(small_manifest().to_bytes()[:length])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +185,7 @@ def test_json_that_is_no_object_is_damage() -> None:
 
 
 def test_equal_manifests_have_equal_bytes_in_any_order() -> None:
-    manifest = example()
+    manifest = small_manifest()
     other = dataclasses.replace(
         manifest, extra=dict(reversed(list(manifest.extra.items())))
     )

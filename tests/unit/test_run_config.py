@@ -96,6 +96,35 @@ def test_an_edited_run_file_is_noticed(tmp_path: Path) -> None:
         open_run(CONFIG, storage)
 
 
+def test_a_changed_byte_anywhere_in_the_run_file_is_noticed(tmp_path: Path) -> None:
+    """In the lineage too, and in numbers, of which "e" makes infinity."""
+    storage = open_storage(str(tmp_path))
+    config = {**CONFIG, "num_rows": 167500}
+    run = open_run(config, storage, lineage={"parent": "runs/old", "step": 12})
+    path = tmp_path / "run.json"
+    whole = path.read_bytes()
+    num_noticed = 0
+    for place in range(len(whole)):
+        for new in {whole[place] ^ 1, *b"e9"} - {whole[place]}:
+            path.write_bytes(whole[:place] + bytes([new]) + whole[place + 1 :])
+            try:
+                assert read_run(storage) == run
+            except (CheckpointCorruptError, CheckpointVersionError):
+                num_noticed += 1
+    assert num_noticed > len(whole)
+
+
+def test_a_run_file_without_a_checksum_is_read_as_those_of_older_versions(
+    tmp_path: Path,
+) -> None:
+    storage = open_storage(str(tmp_path))
+    run = open_run(CONFIG, storage)
+    fields = json.loads((tmp_path / "run.json").read_text())
+    del fields["crc32c"]
+    (tmp_path / "run.json").write_text(json.dumps(fields))
+    assert read_run(storage) == run
+
+
 def test_a_newer_run_file_is_not_guessed_at(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     open_run(CONFIG, storage)
