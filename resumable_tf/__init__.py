@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resumable_tf.auditing.report import AuditReport as AuditReport
     from resumable_tf.checkpoint import Checkpointer as Checkpointer
     from resumable_tf.checkpoint import CheckpointInfo as CheckpointInfo
+    from resumable_tf.checkpoint import FastTier as FastTier
     from resumable_tf.checkpoint import SaveHandle as SaveHandle
     from resumable_tf.checkpoint import SaveOptions as SaveOptions
     from resumable_tf.data.dataset import RecordDataset as RecordDataset
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from resumable_tf.errors import ConfigMismatchError as ConfigMismatchError
     from resumable_tf.errors import DataFormatError as DataFormatError
     from resumable_tf.errors import DataMismatchError as DataMismatchError
+    from resumable_tf.errors import FastTierMismatchError as FastTierMismatchError
     from resumable_tf.errors import NonFiniteLossError as NonFiniteLossError
     from resumable_tf.errors import ResumableError as ResumableError
     from resumable_tf.serving.export import export_translator as export_translator
@@ -55,6 +57,7 @@ _MODULES = {
     "audit": "auditing.function",
     "CheckpointInfo": "checkpoint",
     "Checkpointer": "checkpoint",
+    "FastTier": "checkpoint",
     "SaveHandle": "checkpoint",
     "SaveOptions": "checkpoint",
     "RecordDataset": "data.dataset",
@@ -66,6 +69,7 @@ _MODULES = {
     "ConfigMismatchError": "errors",
     "DataFormatError": "errors",
     "DataMismatchError": "errors",
+    "FastTierMismatchError": "errors",
     "NonFiniteLossError": "errors",
     "ResumableError": "errors",
     "Translator": "serving.translator",

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = """
 AuditReport CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
-ConfigMismatchError DataFormatError DataMismatchError NonFiniteLossError Preempted
+ConfigMismatchError DataFormatError DataMismatchError FastTier FastTierMismatchError
+NonFiniteLossError Preempted
 PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback
 SaveHandle SaveOptions TrainConfig TrainState
 Translator audit export_translator fit prepare_records train

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resumable_tf.checkpoint.catalog import Catalog as Catalog
     from resumable_tf.checkpoint.checkpointer import Checkpointer as Checkpointer
+    from resumable_tf.checkpoint.fast_tier import FastTier as FastTier
     from resumable_tf.checkpoint.manifest import CheckpointInfo as CheckpointInfo
     from resumable_tf.checkpoint.manifest import FileRecord as FileRecord
     from resumable_tf.checkpoint.manifest import Manifest as Manifest
@@ -33,6 +34,7 @@ _MODULES = {
     "Checkpointer": "checkpointer",
     "EverySecs": "policy",
     "EverySteps": "policy",
+    "FastTier": "fast_tier",
     "FileRecord": "manifest",
     "Manifest": "manifest",
     "RunConfig": "run_config",

@@ -19,20 +19,15 @@ from typing import Any, TypeVar
 
 from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint.draft import draft_manifest
+from resumable_tf.checkpoint.due import make_due
 from resumable_tf.checkpoint.lineage import BatchSizeChanges
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.options import SaveOptions
-from resumable_tf.checkpoint.policy import (
-    AnyOf,
-    EverySecs,
-    EverySteps,
-    LastSave,
-    SavePolicy,
-)
 from resumable_tf.checkpoint.restoring import restore_newest, restore_step
 from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
 from resumable_tf.checkpoint.tier import Tier
+from resumable_tf.checkpoint.tiers import make_tiers
 from resumable_tf.checkpoint.writer import SaveHandle, Writer
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
 from resumable_tf.state import Snapshot, TrainState
@@ -81,12 +76,6 @@ class Checkpointer:
             ValueError: If a period or number is not positive.
         """
         options = options or SaveOptions()
-        due: list[SavePolicy] = [*options.save_when]
-        if every_steps is not None:
-            due.append(EverySteps(every_steps))
-        if every_secs is not None:
-            due.append(EverySecs(every_secs))
-        self._policy = AnyOf(*due)
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last must be 1 or more, not {keep_last}")
         newest = () if keep_last is None else (KeepNewest(keep_last),)
@@ -94,11 +83,11 @@ class Checkpointer:
         self._options = options
         self._config = None if config is None else dict(config)
         self._clock = options.clock
-        self._tier = Tier(self.storage, keep=KeepAny(*newest, *options.keep))
-        self._catalog = self._tier.catalog
+        durable = Tier(self.storage, keep=KeepAny(*newest, *options.keep))
+        self._tiers = make_tiers(durable, options)
         self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
         self._writer = Writer(is_nice=options.asynchronous)
-        self._last = LastSave(step=0, time=self._clock())
+        self._due = make_due(options, every_steps=every_steps, every_secs=every_secs)
 
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
@@ -106,8 +95,8 @@ class Checkpointer:
         """Continues the run where it was saved last, or begins it.
 
         Sets `state.step` and `state.extra`. The newest checkpoint whose files verify
-        counts; damaged ones are moved to `checkpoints/quarantine`, with the reason
-        in the log. From here to `close` no other process can save to the run.
+        in any tier counts; damaged ones are moved to `checkpoints/quarantine`, with the
+        reason in the log. From here to `close` no other process can save to the run.
 
         Args:
             state: The live objects; not touched unless all of them fit.
@@ -123,20 +112,22 @@ class Checkpointer:
             CheckpointMismatchError: If the live objects are others than the saved.
             ConfigMismatchError: If the run was begun with other settings.
             DataMismatchError: If the data is not the saved one.
+            FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to the run and is alive.
         """
         self._begin(allow_batch_size_change)
-        self._tier.begin()
+        self._tiers.begin()
         try:
+            may_change = self._changes.may_change
             info = restore_newest(
-                *(self._catalog, self.storage, state),
-                quarantines=True,
-                may_change=self._changes.may_change,
+                self._tiers, state, quarantines=True, may_change=may_change
             )
+            self._restored(state, info)
         except BaseException:
-            self._tier.end()
+            self._tiers.end()
             raise
-        self._restored(state, info)
+        if info is not None:
+            self._tiers.resume_copy(info)
         self._changes.record(step=state.step)
         return info
 
@@ -168,14 +159,16 @@ class Checkpointer:
             CheckpointMismatchError: If the live objects are others than the saved.
             ConfigMismatchError: If the run was begun with other settings.
             DataMismatchError: If the data is not the saved one.
+            FastTierMismatchError: If the fast tier is another run's.
         """
         self._begin(allow_batch_size_change)
-        may_change = self._changes.may_change
-        where = (self._catalog, self.storage, state)
+        tiers, may_change = self._tiers, self._changes.may_change
         if step is not None:
-            found = restore_step(*where, step=step, may_change=may_change)
+            found = restore_step(tiers, state, step=step, may_change=may_change)
         else:
-            newest = restore_newest(*where, quarantines=False, may_change=may_change)
+            newest = restore_newest(
+                tiers, state, quarantines=False, may_change=may_change
+            )
             if newest is None:
                 raise NoCheckpointError(f"{self.storage.root} has no checkpoint")
             found = newest
@@ -183,19 +176,22 @@ class Checkpointer:
 
     def should_save(self, step: int) -> bool:
         """Returns whether a checkpoint is due after `step` completed steps."""
-        return self._policy.should_save(step, self._clock(), last=self._last)
+        return self._due.in_fast(step) or self._is_durable_due(step)
 
     def next_save_step(self, step: int) -> int | None:
         """Returns the next step that `every_steps` makes due, None without it.
 
         A loop that runs several steps at once must not run past it.
         """
-        return self._policy.next_save_step(step)
+        return self._due.next_save_step(step)
 
     def maybe_save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None
     ) -> SaveHandle | None:
         """Saves if a checkpoint is due; else only raises what an earlier save left.
+
+        With a fast tier it is saved there, and copied to the run directory if it is
+        due there. That stays due while the copy before is under way.
 
         Args:
             state: The live objects, between two steps.
@@ -207,11 +203,13 @@ class Checkpointer:
         Raises:
             SaveError: If the save before has failed.
         """
-        self._writer.raise_failure()
+        self.raise_failure()
         self._note_step(state)
-        if not self.should_save(state.step):
+        in_durable = self._is_durable_due(state.step)
+        if not in_durable and not self._due.in_fast(state.step):
             return None
-        return self.save(state, metrics=metrics)
+        self._check_may_save()
+        return self._save(state, metrics=metrics, in_durable=in_durable)
 
     def save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None
@@ -225,7 +223,8 @@ class Checkpointer:
             metrics: Finite numbers to keep in the manifest.
 
         Returns:
-            The save's handle; `handle.result()` waits for the commit.
+            The save's handle; `handle.result()` waits for the commit. With a fast tier
+            it is the commit there; `wait` waits for the one in the run directory too.
 
         Raises:
             SaveError: If the save before has failed; or, without `asynchronous`,
@@ -237,18 +236,7 @@ class Checkpointer:
         """
         self._check_may_save()
         self._note_step(state)
-        self._changes.record(step=self._last.step)
-        # Before the snapshot: at most one is in memory.
-        self._writer.wait()
-        now = self._clock()
-        fingerprint = None if self._config is None else fingerprint_of(self._config)
-        draft = draft_manifest(state, metrics=metrics, config=fingerprint, time=now)
-        snapshot = state.capture()
-        handle = self._writer.submit(state.step, lambda: self._write(snapshot, draft))
-        self._last = LastSave(step=state.step, time=now)
-        if not self._options.asynchronous:
-            self._writer.wait()
-        return handle
+        return self._save(state, metrics=metrics, in_durable=True)
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, without waiting for one in flight.
@@ -257,14 +245,18 @@ class Checkpointer:
             SaveError: If the last save has failed and nobody has heard of it.
         """
         self._writer.raise_failure()
+        self._tiers.raise_failure()
 
     def wait(self) -> None:
-        """Waits for the save in flight.
+        """Waits for the save in flight, in all tiers.
 
         Raises:
             SaveError: If it has failed.
         """
-        self._writer.wait()
+        try:
+            self._writer.wait()
+        finally:
+            self._tiers.wait()
 
     def close(self) -> None:
         """Waits for the save in flight; nothing can be saved afterwards.
@@ -274,17 +266,20 @@ class Checkpointer:
         """
         self._is_closed = True
         try:
-            self._writer.wait()
+            self.wait()
         finally:
-            self._tier.end()
+            self._tiers.end()
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Returns the committed checkpoints, oldest first."""
-        return self._catalog.readable()
+        """Returns the committed checkpoints, oldest first.
+
+        One that is in both tiers is listed once, as that of the run directory.
+        """
+        return self._tiers.checkpoints()
 
     def latest(self) -> CheckpointInfo | None:
-        """Returns the newest committed checkpoint, None without any."""
-        return self._catalog.latest()
+        """Returns the newest committed checkpoint of any tier, None without any."""
+        return self._tiers.latest()
 
     def __enter__(self) -> Checkpointer:
         """Returns itself."""
@@ -310,7 +305,7 @@ class Checkpointer:
 
     def _begin(self, allow_batch_size_change: bool) -> None:
         """Waits for the save in flight and compares the settings."""
-        self._writer.wait()
+        self.wait()
         recorder = active_recorder()
         if recorder is not None:
             recorder.check_run_dir(self.storage.root)
@@ -320,12 +315,12 @@ class Checkpointer:
         """Lets an audit, if one is under way, have the state before it is saved."""
         recorder = active_recorder()
         if recorder is not None:
-            recorder.end_step(state, wait=self._writer.wait)
+            recorder.end_step(state, wait=self.wait)
 
     def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
         self.committed_step = None if info is None else info.step
-        self._last = LastSave(step=state.step, time=self._clock())
+        self._due.restored(state.step, durable=self._tiers.restored(state.step))
         recorder = active_recorder()
         if recorder is not None:
             recorder.restored(state, is_new=info is None)
@@ -340,28 +335,61 @@ class Checkpointer:
         """
         if self._is_closed:
             raise UsageError("this Checkpointer is closed; nothing can be saved")
-        self._tier.lease.take()
+        self._tiers.take()
         if self._is_restored:
             return
         if self._config is not None:
             open_run(self._config, self.storage)
-        steps = self._catalog.steps()
-        if steps:
+        places = self._tiers.candidates()
+        if places:
             raise UsageError(
-                f"{self.storage.root} has checkpoints up to step {steps[-1]}; call "
+                f"{self.storage.root} has a checkpoint of step {places[0].step}; call "
                 "restore_or_initialize(state) before the first save, or start a new "
                 "run directory"
             )
         self._is_restored = True
 
-    def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
+    def _is_durable_due(self, step: int) -> bool:
+        """Returns whether a save is due in the run directory, and can begin."""
+        return self._due.in_durable(step) and not self._tiers.is_copying()
+
+    def _save(
+        self,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, float] | None,
+        in_durable: bool,
+    ) -> SaveHandle:
+        """Takes a snapshot and begins to write it, to the tiers that are due."""
+        self._changes.record(step=self._due.last_step)
+        # Before the snapshot: at most one is in memory.
+        self._writer.wait()
+        if in_durable:
+            self._tiers.wait()
+        now = self._clock()
+        fingerprint = None if self._config is None else fingerprint_of(self._config)
+        draft = draft_manifest(state, metrics=metrics, config=fingerprint, time=now)
+        snapshot = state.capture()
+        handle = self._writer.submit(
+            state.step, lambda: self._write(snapshot, draft, in_durable=in_durable)
+        )
+        self._due.saved(state.step, time=now, in_durable=in_durable)
+        if not self._options.asynchronous:
+            self.wait()
+        return handle
+
+    def _write(
+        self, snapshot: Snapshot, draft: Manifest, *, in_durable: bool
+    ) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
         try:
-            info = self._tier.write(snapshot, draft)
+            info = self._tiers.write(snapshot, draft)
         finally:
             snapshot.release()
         self.committed_step = draft.step
-        self._tier.tidy(draft.step)
+        self._tiers.tidy(draft.step)
+        if in_durable:
+            self._tiers.start_copy(draft.step)
         return info
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.policy import SavePolicy
 from resumable_tf.checkpoint.retention import KeepPolicy
 
@@ -24,10 +25,12 @@ class SaveOptions:
         keep: Policies that keep checkpoints, besides `keep_last`.
         asynchronous: Whether to write in a thread of low priority. Otherwise a save
             returns when it is committed.
+        fast_tier: A second place for checkpoints, on this machine; None has none.
         clock: Seconds since 1970; goes into the manifests.
     """
 
     save_when: Sequence[SavePolicy] = ()
     keep: Sequence[KeepPolicy] = ()
     asynchronous: bool = True
+    fast_tier: FastTier | None = None
     clock: Callable[[], float] = time.time

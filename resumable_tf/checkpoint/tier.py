@@ -8,14 +8,18 @@ tier.end()
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from resumable_tf.checkpoint.bundle import write_bundle
 from resumable_tf.checkpoint.catalog import Catalog
-from resumable_tf.checkpoint.layout import SUPERSEDED
+from resumable_tf.checkpoint.layout import CHECKPOINTS, SUPERSEDED, manifest_name
 from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.retention import Candidate, KeepAny
+from resumable_tf.errors import SaveError
 from resumable_tf.state import Snapshot
 from resumable_tf.storage import Storage
+from resumable_tf.storage.transfer import Upload, upload_files
 
 
 class Tier:
@@ -27,23 +31,31 @@ class Tier:
         lease: The right to write there.
     """
 
-    def __init__(self, storage: Storage, *, keep: KeepAny) -> None:
+    def __init__(
+        self, storage: Storage, *, keep: KeepAny, keeps_superseded: bool = True
+    ) -> None:
         """Remembers its arguments; nothing is read or written.
 
         Args:
             storage: Where the checkpoints are.
             keep: What to keep after a save.
+            keeps_superseded: Whether what a save has moved out of the way stays, but
+                for other copies of the same step.
         """
         self.storage = storage
         self.catalog = Catalog(storage)
         self.lease = Lease(storage)
         self._keep = keep
+        self._keeps_superseded = keeps_superseded
 
-    def begin(self) -> None:
+    def begin(self, *, completes: int | None = None) -> None:
         """Takes the lease and tidies up what a killed process has left.
 
         The lease is given back if that fails: what can't go on with the run does not
         keep others from it.
+
+        Args:
+            completes: A step whose unfinished copy will be completed; None for none.
 
         Raises:
             RunInUseError: If another process saves to the run and is alive.
@@ -51,7 +63,7 @@ class Tier:
         """
         self.lease.take()
         try:
-            self.catalog.clean()
+            self.catalog.clean(keeps=completes)
             self.catalog.check_state_file()
         except BaseException:
             self.lease.release()
@@ -73,25 +85,65 @@ class Tier:
             FencedOffError: If the lease was lost; nothing was committed.
             SaveError: If the bundle does not hold what the snapshot does.
         """
-        self.lease.check()
-        self.catalog.clean()
-        for step in self.catalog.steps():
-            if step >= draft.step:
-                self.catalog.set_aside(step, SUPERSEDED)
+        self._make_room(draft.step)
         write_bundle(snapshot, self.storage, draft, before_commit=self.lease.verify)
         return self.catalog.info(draft.step)
 
-    def tidy(self, step: int) -> None:
+    def copy(
+        self,
+        source: Tier,
+        step: int,
+        *,
+        completes: bool,
+        before_commit: Callable[[], None],
+    ) -> CheckpointInfo:
+        """Copies and commits another tier's checkpoint, with the same manifest.
+
+        Args:
+            source: Where it is; it must stay there meanwhile.
+            step: Which one.
+            completes: Whether files of it that have arrived already may be used.
+            before_commit: Called right before the manifest is written.
+
+        Returns:
+            The committed checkpoint.
+
+        Raises:
+            FencedOffError: If the lease was lost; nothing was committed.
+            SaveError: If the other tier's storage is no local one.
+        """
+        self._make_room(step, completes=completes)
+        manifest = source.catalog.read(step)
+        uploads = []
+        for record in manifest.files:
+            name = f"{CHECKPOINTS}/{record.name}"
+            path = source.storage.local_path(name)
+            if path is None:
+                raise SaveError(f"{source.storage.locate(name)} is no local file")
+            uploads.append(Upload(name, path, record.crc32c))
+        self.storage.make_dirs(CHECKPOINTS)
+        upload_files(self.storage, uploads)
+        before_commit()
+        self.lease.verify()
+        self.storage.create(manifest_name(step), manifest.to_bytes())
+        return self.catalog.info(step)
+
+    def tidy(self, step: int, *, pinned: int | None = None) -> None:
         """Deletes what is not kept, after `step` was committed.
+
+        Args:
+            step: The newest checkpoint.
+            pinned: A step that is in use, and stays; None for none.
 
         Raises:
             FencedOffError: If the lease was lost; nothing was deleted.
         """
         self.lease.check()
         committed = [Candidate(step) for step in self.catalog.steps()]
-        self.catalog.delete(self._keep.to_delete(committed))
+        doomed = self._keep.to_delete(committed)
+        self.catalog.delete(step for step in doomed if step != pinned)
         self.catalog.check_state_file()
-        self.catalog.drop_superseded(step)
+        self.catalog.drop_superseded(step if self._keeps_superseded else None)
 
     def end(self) -> None:
         """Gives the lease back.
@@ -100,3 +152,11 @@ class Tier:
             SaveError: If the storage failed; the lease then runs out by itself.
         """
         self.lease.release()
+
+    def _make_room(self, step: int, *, completes: bool = False) -> None:
+        """Moves what is as new as `step`, or newer, out of the way."""
+        self.lease.check()
+        self.catalog.clean(keeps=step if completes else None)
+        for other in self.catalog.steps():
+            if other >= step:
+                self.catalog.set_aside(other, SUPERSEDED)

@@ -124,6 +124,10 @@ class Writer:
         thread.start()
         return handle
 
+    def is_busy(self) -> bool:
+        """Returns whether something is being saved."""
+        return self._handle is not None and not self._handle.done()
+
     def wait(self) -> None:
         """Waits until nothing is being saved.
 
