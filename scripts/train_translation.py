@@ -97,6 +97,13 @@ def main(
         float | None, typer.Option(help="Save when this long has passed.")
     ] = 300.0,
     keep_last: Annotated[int, typer.Option(help="Checkpoints to keep.")] = 3,
+    fast_dir: Annotated[
+        str | None,
+        typer.Option(help="Local directory, as on a RAM disk, to save to more often."),
+    ] = None,
+    fast_every_steps: Annotated[
+        int | None, typer.Option(help="Save there at multiples of this.")
+    ] = None,
     eval_every_steps: Annotated[
         int | None, typer.Option(help="Validation loss at multiples of this.")
     ] = None,

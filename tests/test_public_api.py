@@ -28,7 +28,8 @@ Translator audit export_translator fit prepare_records train
 FLAGS = {
     "train_translation.py": """
         --allow-batch-size-change --batch-size --compute-dtype --data
-        --deterministic --dropout-rate --eval-every-steps --keep-last
+        --deterministic --dropout-rate --eval-every-steps --fast-dir
+        --fast-every-steps --keep-last
         --log-every-steps --num-replicas --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size

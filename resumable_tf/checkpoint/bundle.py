@@ -31,6 +31,7 @@ from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot
 from resumable_tf.storage import Storage
+from resumable_tf.storage.transfer import in_parallel
 
 _BOOKKEEPING = {
     "_CHECKPOINTABLE_OBJECT_GRAPH",
@@ -113,9 +114,12 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
         yield local
         return
     with _scratch() as directory:
-        for record in manifest.files:
+
+        def download(record: FileRecord) -> None:
             with open(os.path.join(directory, record.name), "wb") as copy:
                 verify(record, _tee(read_file(storage, record), copy.write))
+
+        in_parallel(download, manifest.files)
         yield os.path.join(directory, bundle_name(manifest.step))
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from models import Recipe, TransformerConfig, preset
+from resumable_tf.checkpoint import FastTier, SaveOptions
 from resumable_tf.errors import UsageError
 
 
@@ -40,6 +41,9 @@ class TrainConfig:
         save_every_steps: Save at multiples of this; never if None.
         save_every_secs: Also save when this long has passed since the last save.
         keep_last: Checkpoints to keep.
+        fast_dir: A local directory, such as one on a RAM disk, to save to more often
+            than to `run_dir`; none if None.
+        fast_every_steps: Save there at multiples of this.
         eval_every_steps: Validation loss at multiples of this; only at the end if
             None.
         log_every_steps: One line of metrics for each so many steps.
@@ -65,6 +69,8 @@ class TrainConfig:
     save_every_steps: int | None = 500
     save_every_secs: float | None = 300.0
     keep_last: int = 3
+    fast_dir: str | None = None
+    fast_every_steps: int | None = None
     eval_every_steps: int | None = None
     log_every_steps: int = 10
     is_deterministic: bool = True
@@ -85,6 +91,7 @@ class TrainConfig:
             "save_every_steps",
             "save_every_secs",
             "keep_last",
+            "fast_every_steps",
             "eval_every_steps",
             "log_every_steps",
         ):
@@ -92,6 +99,7 @@ class TrainConfig:
             if value is not None and value <= 0:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag} {value}: it must be larger than 0.")
+        self._check_fast_tier()
         if self.dropout_rate is not None and not 0 <= self.dropout_rate < 1:
             raise UsageError(
                 f"--dropout-rate {self.dropout_rate}: it must be at least 0 and "
@@ -105,6 +113,29 @@ class TrainConfig:
             preset(self.preset)
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def _check_fast_tier(self) -> None:
+        """Checks the flags of the fast tier.
+
+        Raises:
+            UsageError: If they can't work together.
+        """
+        if (self.fast_dir is None) != (self.fast_every_steps is None):
+            raise UsageError("use --fast-dir and --fast-every-steps together.")
+        if self.fast_dir is not None and self.strategy == "multi_worker":
+            raise UsageError(
+                "--fast-dir is a directory of one machine, and the workers of "
+                "--strategy multi_worker could go on from different steps; leave it "
+                "out."
+            )
+
+    @property
+    def save_options(self) -> SaveOptions:
+        """How to save, beyond how often and how many."""
+        if self.fast_dir is None:
+            return SaveOptions()
+        fast = FastTier(self.fast_dir, every_steps=self.fast_every_steps)
+        return SaveOptions(fast_tier=fast)
 
     @property
     def recipe(self) -> Recipe:

@@ -159,6 +159,7 @@ class _Session:
             every_secs=config.save_every_secs,
             keep_last=config.keep_last,
             config=config.fingerprinted(model_config),
+            options=config.save_options,
         )
         metrics = f"{config.run_dir.rstrip('/')}/metrics"
         self.train_log, self.eval_log = (
@@ -245,7 +246,11 @@ class _Session:
             return result
 
         config = self.config
-        breaks = [config.save_every_steps, config.eval_every_steps]
+        breaks = [
+            config.save_every_steps,
+            config.fast_every_steps,
+            config.eval_every_steps,
+        ]
         return LoopPlan(
             stop_step=config.last_step,
             # An audit names the first step that differs.
