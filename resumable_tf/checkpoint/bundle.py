@@ -31,7 +31,7 @@ from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot
 from resumable_tf.storage import Storage
-from resumable_tf.storage.transfer import in_parallel
+from resumable_tf.storage.transfer import Upload, in_parallel, upload_files
 
 _BOOKKEEPING = {
     "_CHECKPOINTABLE_OBJECT_GRAPH",
@@ -140,12 +140,15 @@ def _save(
 def _store(prefix: str, storage: Storage, *, uploads: bool) -> tuple[FileRecord, ...]:
     """Makes the files of a bundle durable where they belong, and describes them."""
     described = describe(prefix)
-    for path, record in described:
-        name = f"{CHECKPOINTS}/{record.name}"
-        if uploads:
-            storage.upload(name, path)
-        else:
-            storage.sync(name)
+    files = [
+        Upload(f"{CHECKPOINTS}/{record.name}", path, record.crc32c)
+        for path, record in described
+    ]
+    if uploads:
+        upload_files(storage, files)
+    else:
+        for file in files:
+            storage.sync(file.name)
     return tuple(record for _, record in described)
 
 

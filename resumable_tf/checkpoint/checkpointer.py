@@ -28,7 +28,7 @@ from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tiers import make_tiers
-from resumable_tf.checkpoint.writer import SaveHandle, Writer
+from resumable_tf.checkpoint.writer import SaveHandle, Writer, attach_failure
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
 from resumable_tf.state import Snapshot, TrainState
 from resumable_tf.storage import Storage, open_storage
@@ -270,6 +270,11 @@ class Checkpointer:
         finally:
             self._tiers.end()
 
+    def is_durable(self, step: int) -> bool:
+        """Returns whether the run directory has a checkpoint of `step`, or a newer."""
+        latest = self._tiers.durable.catalog.latest()
+        return latest is not None and latest.step >= step
+
     def checkpoints(self) -> list[CheckpointInfo]:
         """Returns the committed checkpoints, oldest first.
 
@@ -301,7 +306,7 @@ class Checkpointer:
         except SaveError as save_error:
             if error is None:
                 raise
-            _attach(error, save_error)
+            attach_failure(error, save_error)
 
     def _begin(self, allow_batch_size_change: bool) -> None:
         """Waits for the save in flight and compares the settings."""
@@ -391,11 +396,3 @@ class Checkpointer:
         if in_durable:
             self._tiers.start_copy(draft.step)
         return info
-
-
-def _attach(error: BaseException, save_error: SaveError) -> None:
-    """Makes the failure of a save visible in the traceback of another error."""
-    if hasattr(error, "add_note"):  # Python 3.11
-        error.add_note(f"besides, {save_error}")
-    if error.__context__ is None and error.__cause__ is None:
-        error.__context__ = save_error

@@ -149,6 +149,14 @@ class Writer:
             self._handle.result()
 
 
+def attach_failure(error: BaseException, save_error: SaveError) -> None:
+    """Makes the failure of a save visible in the traceback of another error."""
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(f"besides, {save_error}")
+    if error.__context__ is None and error.__cause__ is None:
+        error.__context__ = save_error
+
+
 def _lower_priority() -> None:
     """Lets the calling thread, and no other, run at the lowest priority."""
     if sys.platform == "linux":

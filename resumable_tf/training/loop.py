@@ -110,22 +110,23 @@ def run_loop(
         if checkpointer is not None:
             checkpointer.maybe_save(state)
         if stop is not None and stop.requested is not None:
-            _save_final(state, checkpointer)
+            save_final(state, checkpointer)
             raise Preempted(
                 f"{stop.requested.name}: saved step {state.step} and stopped. "
                 "Run the same command to continue.",
                 step=state.step,
             )
-    _save_final(state, checkpointer)
+    save_final(state, checkpointer)
 
 
-def _save_final(state: TrainState, checkpointer: Checkpointer | None) -> None:
+def save_final(state: TrainState, checkpointer: Checkpointer | None) -> None:
+    """Waits until the run directory itself has the state."""
     if checkpointer is None:
         return
     checkpointer.wait()
-    latest = checkpointer.latest()
-    if latest is None or latest.step < state.step:
-        checkpointer.save(state).result()
+    if not checkpointer.is_durable(state.step):
+        checkpointer.save(state)
+        checkpointer.wait()
 
 
 def _check_finite(result: CallResult, checkpointer: Checkpointer | None) -> None:

@@ -35,7 +35,7 @@ from resumable_tf.training.hooks import (
     LogMetrics,
     ShowProgress,
 )
-from resumable_tf.training.loop import LoopPlan, run_loop
+from resumable_tf.training.loop import LoopPlan, run_loop, save_final
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
 from resumable_tf.training.preemption import StopSignal
@@ -186,7 +186,11 @@ class _Session:
             run_dir=config.run_dir,
             phase_secs=phases.secs,
         )
+        saver = checkpointer if self.topology.is_chief else None
         if result.was_finished:
+            if start > 0:
+                # The last save may have come as far as the fast tier only.
+                save_final(self.state, saver)
             return dataclasses.replace(result, step=start)
         if found is not None:
             logger.info(
@@ -200,7 +204,6 @@ class _Session:
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
             hooks = self._hooks(checkpointer, progress)
-            saver = checkpointer if self.topology.is_chief else None
             run_loop(self._plan(phases), self.state, saver, hooks=hooks, stop=stop)
         return result
 
