@@ -233,7 +233,7 @@ def without_tensorflow() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.lists(lives, min_size=2, max_size=6))
 def test_no_life_loses_what_was_saved_or_takes_what_was_left_behind(
     course: list[Life],
