@@ -124,7 +124,16 @@ def restore_step(
 def _restore(
     tier: Tier, state: TrainState, step: int, may_change: MayChange
 ) -> CheckpointInfo:
-    info = tier.catalog.info(step)
+    """Restores one checkpoint.
+
+    Raises:
+        CheckpointCorruptError: If it is damaged or gone.
+    """
+    try:
+        info = tier.catalog.info(step)
+    except FileNotFoundError as error:
+        # By the training that it belongs to, while this process only reads.
+        raise CheckpointCorruptError("it was deleted meanwhile") from error
     can_change = state.can_continue_data
     with open_bundle(tier.storage, info.manifest) as path:
         check_data(

@@ -263,7 +263,7 @@ class Tiers:
     def _readable(self, place: Place) -> CheckpointInfo | None:
         try:
             return self.tier(place).catalog.info(place.step)
-        except CheckpointCorruptError as error:
+        except (CheckpointCorruptError, FileNotFoundError) as error:
             _log.warning("checkpoint %d can't be listed: %s", place.step, error)
             return None
 

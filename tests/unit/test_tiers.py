@@ -18,6 +18,7 @@ import pytest
 from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Catalog, Checkpointer, FastTier, SaveOptions
+from resumable_tf.checkpoint.integrity import verify_run
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import (
     CheckpointCorruptError,
@@ -28,6 +29,8 @@ from resumable_tf.errors import (
 )
 from resumable_tf.state import TrainState
 from resumable_tf.storage import open_storage
+from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.loop import save_final
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +185,8 @@ HOLD = """
 import sys
 from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.storage import open_storage
+from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.loop import save_final
 lease = Lease(open_storage(sys.argv[1]))
 lease.take()
 print("held", flush=True)
@@ -355,3 +360,36 @@ def test_a_durable_save_that_is_missing_is_made_up_for(here: Machine) -> None:
     here.train(6, every_steps=100)
     assert here.train(7) == 6
     assert here.steps() == ([5, 6, 7], [7])
+
+
+def test_the_commands_read_a_fast_tier_like_a_run(here: Machine) -> None:
+    here.train(6)
+    reports = list(verify_run(open_storage(here.fast_dir)))
+    assert [(report.step, report.is_good) for report in reports] == [
+        *((4, True), (5, True), (6, True))
+    ]
+
+
+def test_the_flags_of_a_fast_tier_are_checked_and_not_in_the_fingerprint() -> None:
+    with pytest.raises(UsageError, match="--fast-dir and --fast-every-steps together"):
+        TrainConfig("run", fast_dir="fast")
+    flags: dict[str, Any] = {"fast_dir": "fast", "fast_every_steps": 5}
+    with pytest.raises(UsageError, match="multi_worker"):
+        TrainConfig("run", strategy="multi_worker", **flags)
+    config, plain = TrainConfig("run", **flags), TrainConfig("run")
+    model = plain.model_config(100)
+    assert config.fingerprinted(model) == plain.fingerprinted(model)
+    fast_tier = config.save_options.fast_tier
+    assert fast_tier is not None and fast_tier.every_steps == 5
+
+
+def test_the_last_state_is_left_in_the_run_directory(here: Machine) -> None:
+    state = small_state()
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        train_on(state, checkpointer, 7)
+        checkpointer.wait()
+        assert not checkpointer.is_durable(7)
+        save_final(state, checkpointer)
+        assert checkpointer.is_durable(7)
+    assert here.steps() == ([5, 6, 7], [5, 7])
