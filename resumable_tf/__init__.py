@@ -22,9 +22,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resumable_tf.auditing.function import audit as audit
     from resumable_tf.auditing.report import AuditReport as AuditReport
+    from resumable_tf.checkpoint import AtSteps as AtSteps
+    from resumable_tf.checkpoint import AutoInterval as AutoInterval
     from resumable_tf.checkpoint import Checkpointer as Checkpointer
     from resumable_tf.checkpoint import CheckpointInfo as CheckpointInfo
+    from resumable_tf.checkpoint import EpochEnds as EpochEnds
+    from resumable_tf.checkpoint import EverySecs as EverySecs
+    from resumable_tf.checkpoint import EverySteps as EverySteps
     from resumable_tf.checkpoint import FastTier as FastTier
+    from resumable_tf.checkpoint import KeepBest as KeepBest
+    from resumable_tf.checkpoint import KeepMultiples as KeepMultiples
+    from resumable_tf.checkpoint import KeepNewest as KeepNewest
+    from resumable_tf.checkpoint import KeepOnePer as KeepOnePer
+    from resumable_tf.checkpoint import KeepPinned as KeepPinned
+    from resumable_tf.checkpoint import OnImprovement as OnImprovement
     from resumable_tf.checkpoint import SaveHandle as SaveHandle
     from resumable_tf.checkpoint import SaveOptions as SaveOptions
     from resumable_tf.data.dataset import RecordDataset as RecordDataset
@@ -60,6 +71,17 @@ _MODULES = {
     "FastTier": "checkpoint",
     "SaveHandle": "checkpoint",
     "SaveOptions": "checkpoint",
+    "AtSteps": "checkpoint",
+    "AutoInterval": "checkpoint",
+    "EpochEnds": "checkpoint",
+    "EverySecs": "checkpoint",
+    "EverySteps": "checkpoint",
+    "KeepBest": "checkpoint",
+    "KeepMultiples": "checkpoint",
+    "KeepNewest": "checkpoint",
+    "KeepOnePer": "checkpoint",
+    "KeepPinned": "checkpoint",
+    "OnImprovement": "checkpoint",
     "RecordDataset": "data.dataset",
     "PrepareSettings": "data.prepare",
     "prepare_records": "data.prepare",

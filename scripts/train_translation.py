@@ -46,6 +46,11 @@ Strategy = Enum(
 )
 
 
+OnStorageError = Enum(
+    "OnStorageError", {name: name for name in ("stop", "continue")}, type=str
+)
+
+
 def main(
     preset: Annotated[Preset, typer.Option(help="Sizes and recipe.")] = Preset["tiny"],
     run_dir: Annotated[
@@ -91,11 +96,19 @@ def main(
         int, typer.Option(help="Most steps in a compiled call.")
     ] = 10,
     save_every_steps: Annotated[
-        int | None, typer.Option(help="Save at multiples of this.")
-    ] = 500,
+        str,
+        typer.Option(
+            metavar="INTEGER|auto",
+            help="Save at multiples of this; auto: by what a save costs.",
+        ),
+    ] = "500",
     save_every_secs: Annotated[
-        float | None, typer.Option(help="Save when this long has passed.")
-    ] = 300.0,
+        float | None,
+        typer.Option(
+            help="Save when this long has passed. [default: 300; none with "
+            "--save-every-steps auto]"
+        ),
+    ] = None,
     keep_last: Annotated[int, typer.Option(help="Checkpoints to keep.")] = 3,
     fast_dir: Annotated[
         str | None,
@@ -104,6 +117,10 @@ def main(
     fast_every_steps: Annotated[
         int | None, typer.Option(help="Save there at multiples of this.")
     ] = None,
+    on_storage_error: Annotated[
+        OnStorageError,
+        typer.Option(help="If a save fails: stop, or continue and try the next one."),
+    ] = OnStorageError["stop"],
     eval_every_steps: Annotated[
         int | None, typer.Option(help="Validation loss at multiples of this.")
     ] = None,
@@ -131,8 +148,9 @@ def main(
         where.run_dir if where else f"runs/embedded-{preset.value}"
     )
     settings["is_deterministic"] = settings.pop("deterministic")
-    for name in ("preset", "compute_dtype", "strategy"):
+    for name in ("preset", "compute_dtype", "strategy", "on_storage_error"):
         settings[name] = settings[name].value
+    settings["save_every_steps"] = _steps_or_auto(save_every_steps)
     set_up_tensorflow()
     _set_up_logging()
     code = _run(settings)
@@ -167,6 +185,19 @@ def _export(run_dir: str, where: PlaceDefaults) -> int:
     script = Path(__file__).with_name("export_model.py")
     flags = ["--run-dir", run_dir, "--output", where.export_dir]
     return subprocess.run([sys.executable, str(script), *flags], check=False).returncode
+
+
+def _steps_or_auto(text: str) -> int | str:
+    """Reads the value of --save-every-steps."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither a number of steps nor auto",
+            param_hint="--save-every-steps",
+        ) from None
 
 
 def set_up_tensorflow() -> None:

@@ -17,12 +17,13 @@ from resumable_tf.checkpoint import Manifest
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = """
-AuditReport CheckpointCorruptError CheckpointInfo CheckpointMismatchError Checkpointer
-ConfigMismatchError DataFormatError DataMismatchError FastTier FastTierMismatchError
-NonFiniteLossError Preempted
-PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback
-SaveHandle SaveOptions TrainConfig TrainState
-Translator audit export_translator fit prepare_records train
+AtSteps AuditReport AutoInterval CheckpointCorruptError CheckpointInfo
+CheckpointMismatchError Checkpointer ConfigMismatchError DataFormatError
+DataMismatchError EpochEnds EverySecs EverySteps FastTier FastTierMismatchError
+KeepBest KeepMultiples KeepNewest
+KeepOnePer KeepPinned NonFiniteLossError OnImprovement Preempted PrepareSettings
+RecordDataset ResumableError ResumableIterator ResumeCallback SaveHandle SaveOptions
+TrainConfig TrainState Translator audit export_translator fit prepare_records train
 """.split()
 
 FLAGS = {
@@ -30,7 +31,7 @@ FLAGS = {
         --allow-batch-size-change --batch-size --compute-dtype --data
         --deterministic --dropout-rate --eval-every-steps --fast-dir
         --fast-every-steps --keep-last
-        --log-every-steps --num-replicas --place --preset
+        --log-every-steps --num-replicas --on-storage-error --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size
     """.split(),

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
+    PINS,
     QUARANTINE,
     STATE_FILE,
     SUPERSEDED,
@@ -26,8 +27,10 @@ from resumable_tf.checkpoint.layout import (
     is_scratch,
     manifest_name,
     parse_aside,
+    pin_name,
     step_of_data,
     step_of_manifest,
+    step_of_pin,
 )
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.state_file import format_state, parse_steps
@@ -42,7 +45,10 @@ _log = logging.getLogger(__name__)
 
 
 class Catalog:
-    """The checkpoints in one run directory; keeps nothing in memory."""
+    """The checkpoints in one run directory; remembers no more than when each was saved.
+
+    Of the committed ones, which never change while this process may write.
+    """
 
     def __init__(self, storage: Storage) -> None:
         """Remembers where the run is.
@@ -51,6 +57,7 @@ class Catalog:
             storage: The run directory.
         """
         self._storage = storage
+        self._times: dict[int, float] = {}
 
     def steps(self) -> list[int]:
         """Returns the committed steps, oldest first."""
@@ -64,6 +71,29 @@ class Catalog:
             or ((aside := parse_aside(name)) and aside[0] == SUPERSEDED)
             for name in self._storage.list(CHECKPOINTS)
         )
+
+    def pinned(self) -> set[int]:
+        """Returns the steps that someone has pinned."""
+        found = map(step_of_pin, self._storage.list(PINS))
+        return {step for step in found if step is not None}
+
+    def pin(self, step: int) -> None:
+        """Keeps a checkpoint whatever the policies say, also in a run that trains.
+
+        Raises:
+            NoCheckpointError: If it is not committed, or was deleted at this moment.
+        """
+        self.require(step)
+        self._storage.write_bytes(pin_name(step), b"")
+        try:
+            self.require(step)
+        except NoCheckpointError:
+            self.unpin(step)
+            raise
+
+    def unpin(self, step: int) -> None:
+        """Leaves a checkpoint to the policies again."""
+        self._storage.delete(pin_name(step))
 
     def require(self, step: int) -> None:
         """Checks that a step is committed.
@@ -206,9 +236,10 @@ class Catalog:
         times = {}
         for step in sorted(set(self.steps()) - set(without)):
             try:
-                times[step] = self.read(step).time
+                times[step] = self._times.get(step) or self.read(step).time
             except CheckpointCorruptError:
                 continue  # It is found, and set aside, when it is to be restored.
+        self._times = dict(times)
         if times:
             self._storage.write_bytes(STATE_FILE, format_state(times))
         else:

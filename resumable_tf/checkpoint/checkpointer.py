@@ -15,22 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from resumable_tf.auditing.switch import active_recorder
+from resumable_tf.checkpoint import audited
 from resumable_tf.checkpoint.draft import draft_manifest
-from resumable_tf.checkpoint.due import make_due
+from resumable_tf.checkpoint.due import Due
+from resumable_tf.checkpoint.failures import Failures, attach
 from resumable_tf.checkpoint.lineage import BatchSizeChanges
-from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.restoring import restore_newest, restore_step
-from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
+from resumable_tf.checkpoint.retention import keep_all_of
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
+from resumable_tf.checkpoint.saving import Saving
+from resumable_tf.checkpoint.schedule import save_when
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tiers import make_tiers
-from resumable_tf.checkpoint.writer import SaveHandle, Writer, attach_failure
+from resumable_tf.checkpoint.writer import SaveHandle
 from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
-from resumable_tf.state import Snapshot, TrainState
+from resumable_tf.state import TrainState
 from resumable_tf.storage import Storage, open_storage
 
 _Info = TypeVar("_Info", CheckpointInfo, CheckpointInfo | None)
@@ -41,12 +44,9 @@ class Checkpointer:
 
     Attributes:
         storage: The run directory.
-        committed_step: Step of the newest checkpoint that this object restored or
-            committed, None before; asks no storage.
+        failures: The failed saves since the last one that succeeded.
     """
 
-    # Set by the writer's thread too; a plain assignment, read by displays only.
-    committed_step: int | None = None
     _is_restored = False
     _is_closed = False
 
@@ -54,7 +54,7 @@ class Checkpointer:
         self,
         run_dir: str | Storage,
         *,
-        every_steps: int | None = None,
+        every_steps: int | Literal["auto"] | None = None,
         every_secs: float | None = None,
         keep_last: int | None = 3,
         config: Mapping[str, Any] | None = None,
@@ -64,7 +64,8 @@ class Checkpointer:
 
         Args:
             run_dir: A path, a URL such as "gs://bucket/run", or a storage.
-            every_steps: Save at each multiple of this; None does not.
+            every_steps: Save at each multiple of this; "auto" chooses the interval
+                from what a save costs (`AutoInterval`); None does not.
             every_secs: Save when so many seconds have passed; None does not.
             keep_last: Newest checkpoints to keep; None keeps what `options.keep` says,
                 and all if it says nothing.
@@ -76,18 +77,18 @@ class Checkpointer:
             ValueError: If a period or number is not positive.
         """
         options = options or SaveOptions()
-        if keep_last is not None and keep_last < 1:
-            raise ValueError(f"keep_last must be 1 or more, not {keep_last}")
-        newest = () if keep_last is None else (KeepNewest(keep_last),)
+        policies = save_when(options, every_steps=every_steps, every_secs=every_secs)
+        self._due = Due(policies, options)
+        self.failures = Failures(may_continue=options.on_storage_error == "continue")
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
         self._options = options
         self._config = None if config is None else dict(config)
         self._clock = options.clock
-        durable = Tier(self.storage, keep=KeepAny(*newest, *options.keep))
-        self._tiers = make_tiers(durable, options)
+        durable = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))
+        self._tiers = make_tiers(durable, options, self.failures.succeeded)
         self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
-        self._writer = Writer(is_nice=options.asynchronous)
-        self._due = make_due(options, every_steps=every_steps, every_secs=every_secs)
+        self._saving = Saving(self._tiers, self._due, self.failures, options)
+        self._writer = self._saving.writer
 
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
@@ -118,10 +119,8 @@ class Checkpointer:
         self._begin(allow_batch_size_change)
         self._tiers.begin()
         try:
-            may_change = self._changes.may_change
-            info = restore_newest(
-                self._tiers, state, quarantines=True, may_change=may_change
-            )
+            may = self._changes.may_change
+            info = restore_newest(self._tiers, state, quarantines=True, may_change=may)
             self._restored(state, info)
         except BaseException:
             self._tiers.end()
@@ -154,34 +153,59 @@ class Checkpointer:
             What was restored.
 
         Raises:
-            NoCheckpointError: If it is not there.
-            CheckpointCorruptError: If it is damaged.
-            CheckpointMismatchError: If the live objects are others than the saved.
-            ConfigMismatchError: If the run was begun with other settings.
-            DataMismatchError: If the data is not the saved one.
-            FastTierMismatchError: If the fast tier is another run's.
+            NoCheckpointError: If it is not there; besides, what
+                `restore_or_initialize` raises, but for RunInUseError.
         """
         self._begin(allow_batch_size_change)
-        tiers, may_change = self._tiers, self._changes.may_change
+        tiers, may = self._tiers, self._changes.may_change
         if step is not None:
-            found = restore_step(tiers, state, step=step, may_change=may_change)
+            found = restore_step(tiers, state, step=step, may_change=may)
         else:
-            newest = restore_newest(
-                tiers, state, quarantines=False, may_change=may_change
-            )
+            newest = restore_newest(tiers, state, quarantines=False, may_change=may)
             if newest is None:
                 raise NoCheckpointError(f"{self.storage.root} has no checkpoint")
             found = newest
         return self._restored(state, found)
 
-    def should_save(self, step: int) -> bool:
-        """Returns whether a checkpoint is due after `step` completed steps."""
-        return self._due.in_fast(step) or self._is_durable_due(step)
+    @property
+    def committed_step(self) -> int | None:
+        """Step of the newest checkpoint restored or committed; asks no storage."""
+        return self._saving.committed_step
+
+    @property
+    def durable_step(self) -> int | None:
+        """`committed_step`, but in the run directory itself; asks no storage."""
+        return self._saving.durable_step
+
+    @property
+    def num_skipped(self) -> int:
+        """Saves that were left out, since the one before was not done."""
+        return self._due.num_skipped
+
+    def should_save(
+        self,
+        step: int,
+        *,
+        epoch: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Returns whether to save after `step` completed steps.
+
+        What is due while a save is in flight may be skipped or put off
+        (`SaveOptions.when_busy`). An automatic interval measures steps by these calls.
+
+        Args:
+            step: Completed steps.
+            epoch: The epoch of the next batch, None if unknown.
+            metrics: What was measured at this step.
+        """
+        return self._saving.is_due(step, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
-        """Returns the next step that `every_steps` makes due, None without it.
+        """Returns the next step that is known to be due, None if none is.
 
-        A loop that runs several steps at once must not run past it.
+        `every_steps`, `AtSteps` and, where the data knows its epochs, `EpochEnds` know
+        steps. A loop that runs several steps at once must not run past one.
         """
         return self._due.next_save_step(step)
 
@@ -190,26 +214,50 @@ class Checkpointer:
     ) -> SaveHandle | None:
         """Saves if a checkpoint is due; else only raises what an earlier save left.
 
-        With a fast tier it is saved there, and copied to the run directory if it is
-        due there. That stays due while the copy before is under way.
+        Args:
+            state: The live objects, between two steps.
+            metrics: Finite numbers to keep in the manifest, and for the policies that
+                look at them.
+
+        Returns:
+            The save's handle, None if none was due, or none could be begun.
+
+        Raises:
+            SaveError: If the save before has failed, and `on_storage_error` says to
+                stop.
+        """
+        self.raise_failure()
+        audited.note_step(state, wait=self.wait)
+        epoch, _ = state.position()
+        if not self.should_save(state.step, epoch=epoch, metrics=metrics):
+            return None
+        return self.save_due(state, metrics=metrics)
+
+    def save_due(
+        self, state: TrainState, *, metrics: Mapping[str, float] | None = None
+    ) -> SaveHandle | None:
+        """Saves as `save` does, but goes on where `on_storage_error` says so.
+
+        With a fast tier, what `should_save` has found due only there goes only there.
 
         Args:
             state: The live objects, between two steps.
             metrics: Finite numbers to keep in the manifest.
 
         Returns:
-            The save's handle, None if none was due.
-
-        Raises:
-            SaveError: If the save before has failed.
+            The save's handle, None if it could not be begun, which is counted.
         """
-        self.raise_failure()
-        self._note_step(state)
-        in_durable = self._is_durable_due(state.step)
-        if not in_durable and not self._due.in_fast(state.step):
+        in_durable = self._due.take()
+        try:
+            return self._save(state, metrics=metrics, in_durable=in_durable)
+        except OSError as error:
+            self.failures.take(error, step=state.step)
+            self._due.put_off(state, in_durable=in_durable)
             return None
-        self._check_may_save()
-        return self._save(state, metrics=metrics, in_durable=in_durable)
+
+    def put_off(self, state: TrainState) -> None:
+        """Leaves out a save at this step that a policy may want."""
+        self._due.put_off(state)
 
     def save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None
@@ -227,59 +275,48 @@ class Checkpointer:
             it is the commit there; `wait` waits for the one in the run directory too.
 
         Raises:
-            SaveError: If the save before has failed; or, without `asynchronous`,
-                this one.
+            SaveError: If the save before has failed, and `on_storage_error` says to
+                stop; or, without `asynchronous`, this one.
             RunInUseError: If another process saves to the run and is alive.
             StateError: If something that changes can't be saved.
             TypeError: If `state.extra` or a metric can't be kept in JSON.
             UsageError: If the run has checkpoints and none was restored.
         """
-        self._check_may_save()
-        self._note_step(state)
+        self._due.take()
         return self._save(state, metrics=metrics, in_durable=True)
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, without waiting for one in flight.
 
         Raises:
-            SaveError: If the last save has failed and nobody has heard of it.
+            SaveError: If the last save has failed, nobody has heard of it, and
+                `on_storage_error` says to stop.
         """
-        self._writer.raise_failure()
-        self._tiers.raise_failure()
+        self._saving.raise_failure()
 
     def wait(self) -> None:
         """Waits for the save in flight, in all tiers.
 
         Raises:
-            SaveError: If it has failed.
+            SaveError: If it has failed, and `on_storage_error` says to stop.
         """
-        try:
-            self._writer.wait()
-        finally:
-            self._tiers.wait()
+        self._saving.wait()
 
     def close(self) -> None:
         """Waits for the save in flight; nothing can be saved afterwards.
 
         Raises:
-            SaveError: If it has failed, or the run could not be given back.
+            SaveError: If it has failed, if the last save before has failed and training
+                went on over it, or if the run could not be given back.
         """
         self._is_closed = True
         try:
-            self.wait()
+            self._saving.end()
         finally:
             self._tiers.end()
 
-    def is_durable(self, step: int) -> bool:
-        """Returns whether the run directory has a checkpoint of `step`, or a newer."""
-        latest = self._tiers.durable.catalog.latest()
-        return latest is not None and latest.step >= step
-
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Returns the committed checkpoints, oldest first.
-
-        One that is in both tiers is listed once, as that of the run directory.
-        """
+        """Returns the committed checkpoints of all tiers, each once, oldest first."""
         return self._tiers.checkpoints()
 
     def latest(self) -> CheckpointInfo | None:
@@ -306,37 +343,28 @@ class Checkpointer:
         except SaveError as save_error:
             if error is None:
                 raise
-            attach_failure(error, save_error)
+            attach(error, save_error)
 
     def _begin(self, allow_batch_size_change: bool) -> None:
         """Waits for the save in flight and compares the settings."""
         self.wait()
-        recorder = active_recorder()
-        if recorder is not None:
-            recorder.check_run_dir(self.storage.root)
+        audited.check_run_dir(self.storage.root)
         self._changes.begin(is_allowed=allow_batch_size_change)
-
-    def _note_step(self, state: TrainState) -> None:
-        """Lets an audit, if one is under way, have the state before it is saved."""
-        recorder = active_recorder()
-        if recorder is not None:
-            recorder.end_step(state, wait=self.wait)
 
     def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
-        self.committed_step = None if info is None else info.step
-        self._due.restored(state.step, durable=self._tiers.restored(state.step))
-        recorder = active_recorder()
-        if recorder is not None:
-            recorder.restored(state, is_new=info is None)
+        self._saving.committed_step = None if info is None else info.step
+        durable = self._tiers.restored(state.step)
+        saved = self._tiers.durable.candidates() if self._due.needs_metrics else ()
+        self._due.restored(state, saved, durable=durable)
+        audited.note_restored(state, is_new=info is None)
         return info
 
     def _check_may_save(self) -> None:
         """Refuses a save that would not continue this run.
 
         Raises:
-            UsageError: If this checkpointer is closed, or has not looked at the
-                checkpoints that are there.
+            UsageError: If this checkpointer is closed.
         """
         if self._is_closed:
             raise UsageError("this Checkpointer is closed; nothing can be saved")
@@ -345,18 +373,8 @@ class Checkpointer:
             return
         if self._config is not None:
             open_run(self._config, self.storage)
-        places = self._tiers.candidates()
-        if places:
-            raise UsageError(
-                f"{self.storage.root} has a checkpoint of step {places[0].step}; call "
-                "restore_or_initialize(state) before the first save, or start a new "
-                "run directory"
-            )
+        self._tiers.refuse_checkpoints()
         self._is_restored = True
-
-    def _is_durable_due(self, step: int) -> bool:
-        """Returns whether a save is due in the run directory, and can begin."""
-        return self._due.in_durable(step) and not self._tiers.is_copying()
 
     def _save(
         self,
@@ -366,33 +384,15 @@ class Checkpointer:
         in_durable: bool,
     ) -> SaveHandle:
         """Takes a snapshot and begins to write it, to the tiers that are due."""
+        stopped_secs = self._options.elapsed()
+        self._check_may_save()
+        audited.note_step(state, wait=self.wait)
         self._changes.record(step=self._due.last_step)
-        # Before the snapshot: at most one is in memory.
-        self._writer.wait()
-        if in_durable:
-            self._tiers.wait()
-        now = self._clock()
+        self._saving.make_way(in_durable=in_durable)
         fingerprint = None if self._config is None else fingerprint_of(self._config)
-        draft = draft_manifest(state, metrics=metrics, config=fingerprint, time=now)
-        snapshot = state.capture()
-        handle = self._writer.submit(
-            state.step, lambda: self._write(snapshot, draft, in_durable=in_durable)
+        draft = draft_manifest(
+            state, metrics=metrics, config=fingerprint, time=self._clock()
         )
-        self._due.saved(state.step, time=now, in_durable=in_durable)
-        if not self._options.asynchronous:
-            self.wait()
-        return handle
-
-    def _write(
-        self, snapshot: Snapshot, draft: Manifest, *, in_durable: bool
-    ) -> CheckpointInfo:
-        """Writes, commits and deletes what is not kept; on the writer's thread."""
-        try:
-            info = self._tiers.write(snapshot, draft)
-        finally:
-            snapshot.release()
-        self.committed_step = draft.step
-        self._tiers.tidy(draft.step)
-        if in_durable:
-            self._tiers.start_copy(draft.step)
-        return info
+        return self._saving.begin(
+            state, draft, in_durable=in_durable, stopped_secs=stopped_secs
+        )

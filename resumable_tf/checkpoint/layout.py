@@ -15,6 +15,8 @@ IDENTITY_FILE = "identity.json"
 """The run's id, by which it knows its fast tier; there if it ever had one."""
 FAST_FILE = "fast.json"
 """In a fast tier: whose it is, and what it knows of the run directory."""
+PINS = "pins"
+"""Holds an empty file for each step that is kept whatever the policies say."""
 CHECKPOINTS = "checkpoints"
 STATE_FILE = f"{CHECKPOINTS}/checkpoint"
 """TensorFlow's own list of checkpoints, which `tf.train.latest_checkpoint` reads."""
@@ -27,6 +29,7 @@ _MANIFEST = re.compile(re.escape(CHECKPOINTS) + r"/ckpt-(\d+)\.manifest\.json")
 _DATA = re.compile(
     re.escape(CHECKPOINTS) + r"/ckpt-(\d+)(?:\.index|\.data-\d+-of-\d+|_temp/.*)"
 )
+_PIN = re.compile(re.escape(PINS) + r"/(\d+)")
 _SCRATCH = re.compile(re.escape(STATE_FILE) + r"\.tmp.*")
 _ASIDE = re.compile(r"(.*)/ckpt-(\d+)\.(\d+)/ckpt-\d+\.manifest\.json")
 
@@ -49,6 +52,17 @@ def manifest_name(step: int) -> str:
 def step_of_manifest(name: str) -> int | None:
     """Returns the step of a committed checkpoint's manifest, else None."""
     match = _MANIFEST.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def pin_name(step: int) -> str:
+    """Returns the name of the file that pins a step."""
+    return f"{PINS}/{step}"
+
+
+def step_of_pin(name: str) -> int | None:
+    """Returns the step that a file pins, else None."""
+    match = _PIN.fullmatch(name)
     return int(match[1]) if match else None
 
 

@@ -105,7 +105,7 @@ class BatchSizeChanges:
         Args:
             step: Completed steps when it was made.
         """
-        sizes, self._sizes = self._sizes, None
+        sizes = self._sizes
         if sizes is None:
             return
         change = BatchSizeChange(step, *sizes, time=self._clock())
@@ -116,6 +116,7 @@ class BatchSizeChanges:
         known = {} if run is None else run.config
         settings = dict(known if self._config is None else self._config)
         write_run(RunConfig(settings, fingerprint_of(settings), lineage), self._storage)
+        self._sizes = None
 
 
 def _is_recorded(run: RunConfig | None, change: BatchSizeChange) -> bool:

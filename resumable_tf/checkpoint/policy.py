@@ -1,17 +1,20 @@
-"""When to save; `retention` says what to keep.
+"""When to save; `retention` says what to keep, `interval` chooses by cost.
 
-    when = AnyOf(EverySteps(1000), EverySecs(600))
-    when.should_save(2000, now=clock(), last=LastSave(step=1000, time=0.0))
+    when = AnyOf(EverySteps(1000), EverySecs(600), OnImprovement("bleu"))
+    when.should_save(Moment(step=2000, secs=elapsed()), last=LastSave(step=1000))
 
-Policies are pure: they know nothing but their arguments.
+Policies are pure: they know nothing but their arguments. Each step is asked about
+once, right after it. A save because the process is asked to stop is no policy: the
+training loop makes it, whatever the policies say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
+
+from resumable_tf.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,21 +23,67 @@ class LastSave:
 
     Attributes:
         step: Its step.
-        time: When it was, in the seconds of the checkpointer's clock.
+        secs: When it was, by the clock of `Moment.secs`.
+        epoch: The epoch of the batch after it, None if unknown.
     """
 
     step: int
-    time: float
+    secs: float = 0.0
+    epoch: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What saving has cost this process so far.
+
+    Attributes:
+        begin_secs: When the process began to train, by the clock of `Moment.secs`.
+        spent_secs: Time that all saves together have cost the training.
+        save_secs: What one save costs, smoothed; None before the first one is over.
+    """
+
+    begin_secs: float
+    spent_secs: float = 0.0
+    save_secs: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moment:
+    """All that a policy may know about the moment after a step.
+
+    Attributes:
+        step: Completed steps.
+        secs: Time by a clock that never jumps; its zero means nothing.
+        epoch: The epoch of the next batch, None if unknown.
+        next_epoch_step: Completed steps at which the next epoch begins, None if
+            unknown.
+        metrics: What was measured at this step.
+        saved_metrics: Lowest and highest value of each metric among the committed
+            checkpoints.
+        costs: What saving costs, None before anything was measured.
+        is_saving: Whether a save is in flight.
+    """
+
+    step: int
+    secs: float = 0.0
+    epoch: int | None = None
+    next_epoch_step: int | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    saved_metrics: Mapping[str, tuple[float, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    costs: Costs | None = None
+    is_saving: bool = False
 
 
 class SavePolicy(Protocol):
     """Decides when a checkpoint is due."""
 
-    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
-        """Returns whether to save after `step` completed steps."""
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
+        """Returns whether to save now."""
 
-    def next_save_step(self, step: int) -> int | None:
-        """Returns the next step after `step` that is due, None if none is known."""
+    def next_save_step(self, now: Moment) -> int | None:
+        """Returns the next step after this one that is due, None if none is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +104,13 @@ class EverySteps:
         if self.every_steps < 1:
             raise ValueError(f"every_steps must be 1 or more, not {self.every_steps}")
 
-    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
         """Returns whether a multiple was reached since the last save."""
-        return step // self.every_steps > last.step // self.every_steps
+        return now.step // self.every_steps > last.step // self.every_steps
 
-    def next_save_step(self, step: int) -> int | None:
-        """Returns the next multiple after `step`."""
-        return (step // self.every_steps + 1) * self.every_steps
+    def next_save_step(self, now: Moment) -> int | None:
+        """Returns the next multiple after this step."""
+        return (now.step // self.every_steps + 1) * self.every_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +128,11 @@ class EverySecs:
         if not self.every_secs > 0:
             raise ValueError(f"every_secs must be positive, not {self.every_secs}")
 
-    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
         """Returns whether the period is over."""
-        return step > last.step and now - last.time >= self.every_secs
+        return now.step > last.step and now.secs - last.secs >= self.every_secs
 
-    def next_save_step(self, step: int) -> int | None:
+    def next_save_step(self, now: Moment) -> int | None:
         """Returns None: time does not know steps."""
         return None
 
@@ -106,84 +155,70 @@ class AtSteps:
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"steps must be 1 or more, not {sorted(self.steps)}")
 
-    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
         """Returns whether one of them was reached since the last save."""
-        return any(last.step < due <= step for due in self.steps)
+        return any(last.step < due <= now.step for due in self.steps)
 
-    def next_save_step(self, step: int) -> int | None:
-        """Returns the first of them after `step`."""
-        return min((due for due in self.steps if due > step), default=None)
+    def next_save_step(self, now: Moment) -> int | None:
+        """Returns the first of them after this step."""
+        return min((due for due in self.steps if due > now.step), default=None)
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoInterval:
-    """Chooses how long to wait between two saves, from what a save costs.
+class EpochEnds:
+    """Saves when an epoch has ended.
 
-    Saving rarely loses work when the process dies, saving often loses time. Daly's
-    estimate of the best interval balances the two (J. Daly, "A higher order estimate of
-    the optimum checkpoint interval for restart dumps", 2006; its first term is
-    Young's). It is lengthened until saving takes at most `max_overhead` of the time.
-
-    Attributes:
-        mean_secs_to_failure: Between two deaths of the process.
-        max_overhead: Largest share of the time that saving may cost.
+    Batches that run on across epochs end one at the first step after it.
     """
 
-    mean_secs_to_failure: float
-    max_overhead: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Checks the numbers.
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
+        """Returns whether an epoch has ended since the last save.
 
         Raises:
-            ValueError: If the time is not positive, or the share not within 0 and 1.
+            UsageError: If the epoch is unknown.
         """
-        if not self.mean_secs_to_failure > 0:
-            raise ValueError(
-                "mean_secs_to_failure must be positive, not "
-                f"{self.mean_secs_to_failure}"
+        if now.epoch is None:
+            raise UsageError(
+                "EpochEnds does not know the epoch of step "
+                f"{now.step}; give TrainState data that has steps_per_epoch or "
+                "position(step), or set state.extra['epoch'] and state.extra['batch']"
             )
-        if not 0 < self.max_overhead < 1:
-            raise ValueError(
-                f"max_overhead must be between 0 and 1, not {self.max_overhead}"
-            )
+        return now.epoch > (last.epoch or 0)
 
-    def interval_secs(self, save_secs: float) -> float:
-        """Returns how long to train between two saves.
-
-        Args:
-            save_secs: What a save costs the training: the time it is blocked, and the
-                slowdown of the steps meanwhile.
-
-        Raises:
-            ValueError: If `save_secs` is not positive.
-        """
-        if not save_secs > 0:
-            raise ValueError(f"save_secs must be positive, not {save_secs}")
-        cheapest = save_secs * (1.0 - self.max_overhead) / self.max_overhead
-        return max(_daly_secs(save_secs, self.mean_secs_to_failure), cheapest)
-
-    def every_steps(self, save_secs: float, *, step_secs: float) -> int:
-        """Returns the same as a number of steps, rounded up.
-
-        Args:
-            save_secs: What a save costs the training.
-            step_secs: What a step takes.
-
-        Raises:
-            ValueError: If one of them is not positive.
-        """
-        if not step_secs > 0:
-            raise ValueError(f"step_secs must be positive, not {step_secs}")
-        return max(1, math.ceil(self.interval_secs(save_secs) / step_secs))
+    def next_save_step(self, now: Moment) -> int | None:
+        """Returns the step at which the next epoch begins, None if unknown."""
+        return now.next_epoch_step
 
 
-def _daly_secs(save_secs: float, failure_secs: float) -> float:
-    ratio = save_secs / (2.0 * failure_secs)
-    if ratio >= 1.0:
-        return failure_secs
-    young = math.sqrt(2.0 * save_secs * failure_secs)
-    return young * (1.0 + math.sqrt(ratio) / 3.0 + ratio / 9.0) - save_secs
+@dataclasses.dataclass(frozen=True)
+class OnImprovement:
+    """Saves when a metric is better than in every checkpoint there is.
+
+    The checkpoints' manifests are what it compares with, so that the best value
+    survives a restart; keep the best one (`KeepBest`) for that. A save that has failed
+    does not count.
+
+    Attributes:
+        metric: As given to `maybe_save(metrics=...)`.
+        is_higher_better: False for a loss.
+    """
+
+    metric: str
+    is_higher_better: bool = True
+
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
+        """Returns whether this step has the metric, and a better one."""
+        value = now.metrics.get(self.metric)
+        if value is None or now.step <= last.step:
+            return False
+        if self.metric not in now.saved_metrics:
+            return value == value  # NaN is never better.
+        lowest, highest = now.saved_metrics[self.metric]
+        return value > highest if self.is_higher_better else value < lowest
+
+    def next_save_step(self, now: Moment) -> int | None:
+        """Returns None: nobody knows."""
+        return None
 
 
 class AnyOf:
@@ -193,11 +228,11 @@ class AnyOf:
         """Takes the policies; none at all is a policy that never saves."""
         self.policies = policies
 
-    def should_save(self, step: int, now: float, *, last: LastSave) -> bool:
+    def should_save(self, now: Moment, *, last: LastSave) -> bool:
         """Returns whether any policy says so."""
-        return any(policy.should_save(step, now, last=last) for policy in self.policies)
+        return any(policy.should_save(now, last=last) for policy in self.policies)
 
-    def next_save_step(self, step: int) -> int | None:
+    def next_save_step(self, now: Moment) -> int | None:
         """Returns the nearest step that a policy knows, None if none does."""
-        known = [policy.next_save_step(step) for policy in self.policies]
+        known = [policy.next_save_step(now) for policy in self.policies]
         return min((due for due in known if due is not None), default=None)

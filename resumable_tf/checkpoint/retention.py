@@ -157,6 +157,11 @@ class KeepAny:
         """Takes the policies."""
         self.policies = policies
 
+    @property
+    def needs_manifests(self) -> bool:
+        """Whether a policy looks at more than steps."""
+        return not all(isinstance(policy, _BY_STEP) for policy in self.policies)
+
     def to_keep(self, candidates: Sequence[Candidate]) -> set[int]:
         """Returns what a policy wants, and always the newest."""
         if not self.policies:
@@ -173,6 +178,26 @@ class KeepAny:
         """
         steps = {candidate.step for candidate in candidates}
         return sorted(steps - self.to_keep(candidates))
+
+
+_BY_STEP = (KeepNewest, KeepMultiples, KeepPinned)
+
+
+def keep_all_of(policies: Sequence[KeepPolicy], keep_last: int | None) -> KeepAny:
+    """Returns the policy of a checkpointer.
+
+    Args:
+        policies: What to keep.
+        keep_last: How many of the newest besides; None adds none.
+
+    Raises:
+        ValueError: If `keep_last` is not positive.
+    """
+    if keep_last is None:
+        return KeepAny(*policies)
+    if keep_last < 1:
+        raise ValueError(f"keep_last must be 1 or more, not {keep_last}")
+    return KeepAny(KeepNewest(keep_last), *policies)
 
 
 def _check_positive(name: str, value: float) -> None:

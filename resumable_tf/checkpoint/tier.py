@@ -8,6 +8,7 @@ tier.end()
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from resumable_tf.checkpoint.bundle import write_bundle
@@ -16,10 +17,17 @@ from resumable_tf.checkpoint.layout import CHECKPOINTS, SUPERSEDED, manifest_nam
 from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.retention import Candidate, KeepAny
-from resumable_tf.errors import SaveError
+from resumable_tf.checkpoint.tensorflow_errors import as_os_errors
+from resumable_tf.errors import (
+    CheckpointCorruptError,
+    ResumableError,
+    SaveError,
+)
 from resumable_tf.state import Snapshot
 from resumable_tf.storage import Storage
 from resumable_tf.storage.transfer import Upload, upload_files
+
+_log = logging.getLogger(__name__)
 
 
 class Tier:
@@ -47,6 +55,8 @@ class Tier:
         self.lease = Lease(storage)
         self._keep = keep
         self._keeps_superseded = keeps_superseded
+        # Manifests never change: each is read once. By step.
+        self._known: dict[int, Candidate] = {}
 
     def begin(self, *, completes: int | None = None) -> None:
         """Takes the lease and tidies up what a killed process has left.
@@ -83,11 +93,38 @@ class Tier:
 
         Raises:
             FencedOffError: If the lease was lost; nothing was committed.
+            OSError: If the storage failed; what was written is removed again.
             SaveError: If the bundle does not hold what the snapshot does.
         """
         self._make_room(draft.step)
-        write_bundle(snapshot, self.storage, draft, before_commit=self.lease.verify)
-        return self.catalog.info(draft.step)
+        try:
+            with as_os_errors():
+                write_bundle(
+                    snapshot, self.storage, draft, before_commit=self.lease.verify
+                )
+        except OSError as error:
+            self._free_space(error)
+            raise
+        info = self.catalog.info(draft.step)
+        self._remember(info.manifest)
+        return info
+
+    def candidates(self) -> list[Candidate]:
+        """Returns the committed checkpoints, with times and metrics, oldest first.
+
+        One with a damaged manifest has none.
+        """
+        steps = self.catalog.steps()
+        for step in set(steps) - set(self._known):
+            try:
+                self._remember(self.catalog.read(step))
+            except CheckpointCorruptError as error:
+                _log.warning("checkpoint %d can't be compared: %s", step, error)
+                self._known[step] = Candidate(step)
+            except FileNotFoundError:  # Another process trains here and deletes.
+                continue
+        self._known = {s: self._known[s] for s in steps if s in self._known}
+        return list(self._known.values())
 
     def copy(
         self,
@@ -126,7 +163,9 @@ class Tier:
         before_commit()
         self.lease.verify()
         self.storage.create(manifest_name(step), manifest.to_bytes())
-        return self.catalog.info(step)
+        info = self.catalog.info(step)
+        self._remember(info.manifest)
+        return info
 
     def tidy(self, step: int, *, pinned: int | None = None) -> None:
         """Deletes what is not kept, after `step` was committed.
@@ -139,9 +178,14 @@ class Tier:
             FencedOffError: If the lease was lost; nothing was deleted.
         """
         self.lease.check()
-        committed = [Candidate(step) for step in self.catalog.steps()]
+        if self._keep.needs_manifests:
+            committed = self.candidates()
+        else:
+            committed = [Candidate(step) for step in self.catalog.steps()]
         doomed = self._keep.to_delete(committed)
-        self.catalog.delete(step for step in doomed if step != pinned)
+        if doomed:
+            kept = {*self.catalog.pinned(), pinned}
+            self.catalog.delete(step for step in doomed if step not in kept)
         self.catalog.check_state_file()
         self.catalog.drop_superseded(step if self._keeps_superseded else None)
 
@@ -160,3 +204,22 @@ class Tier:
         for other in self.catalog.steps():
             if other >= step:
                 self.catalog.set_aside(other, SUPERSEDED)
+
+    def _remember(self, manifest: Manifest) -> None:
+        step = manifest.step
+        self._known[step] = Candidate(step, manifest.time, manifest.metrics)
+
+    def _free_space(self, error: OSError) -> None:
+        """Removes what a failed save has written, if nobody else may have.
+
+        A full disk is to have room for other things; if this fails too, the next save
+        begins with it.
+        """
+        if isinstance(error, ResumableError):
+            return
+        try:
+            # No renewal if it can be avoided: a full disk takes none.
+            self.lease.check()
+            self.catalog.clean()
+        except OSError as another:
+            _log.warning("what a failed save has written is still there: %s", another)

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+from resumable_tf.checkpoint.failures import Failures
 from resumable_tf.checkpoint.fast_record import read_record
 from resumable_tf.checkpoint.integrity import verify_step
 from resumable_tf.checkpoint.layout import QUARANTINE
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.ownership import Ownership
-from resumable_tf.checkpoint.policy import LastSave
 from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import DURABLE, FAST, Place, choose
 from resumable_tf.checkpoint.writer import Writer
-from resumable_tf.errors import CheckpointCorruptError, SaveError, UsageError
+from resumable_tf.errors import CheckpointCorruptError, UsageError
 from resumable_tf.state import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -40,10 +40,18 @@ class Tiers:
     Attributes:
         durable: The run directory.
         fast: The fast tier, None without.
+        durable_step: Step of the newest checkpoint that was found in the durable tier
+            by a restore or copied there since; with a fast tier only.
+        is_behind: Whether the last copy has failed.
     """
 
     def __init__(
-        self, durable: Tier, fast: Tier | None = None, *, is_nice: bool = True
+        self,
+        durable: Tier,
+        fast: Tier | None = None,
+        *,
+        is_nice: bool = True,
+        after_copy: Callable[[], None] = lambda: None,
     ) -> None:
         """Remembers its arguments; nothing is read or written.
 
@@ -51,10 +59,14 @@ class Tiers:
             durable: The run directory.
             fast: The fast tier, None without.
             is_nice: Whether copying gives way to all other work on this machine.
+            after_copy: Called by the copying thread after each commit.
         """
         self.durable = durable
         self.fast = fast
+        self._after_copy = after_copy
         self._copies = Writer(is_nice=is_nice)
+        self.durable_step: int | None = None
+        self.is_behind = False
         # Set by the thread that saves before the copy begins, cleared by the copy.
         self._pinned: int | None = None
         # Whether the fast tier knows what this start has found.
@@ -154,6 +166,20 @@ class Tiers:
                 return info
         return None
 
+    def refuse_checkpoints(self) -> None:
+        """Refuses to begin a run where there is one.
+
+        Raises:
+            UsageError: If there are checkpoints.
+        """
+        places = self.candidates()
+        if places:
+            raise UsageError(
+                f"{self._where} has checkpoints up to step {places[0].step}; call "
+                "restore_or_initialize(state) before the first save, or start a new "
+                "run directory"
+            )
+
     def write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes and commits a checkpoint: in the fast tier, if there is one.
 
@@ -226,6 +252,18 @@ class Tiers:
         """Returns whether a checkpoint is being copied."""
         return self._copies.is_busy()
 
+    def finish(self) -> None:
+        """Waits for the copy under way, and raises nothing."""
+        self._copies.finish()
+
+    def hear(self, failures: Failures) -> None:
+        """Lets a copy's failure be heard of.
+
+        Raises:
+            SaveError: That failure, if the training must not go on.
+        """
+        failures.hear(self._copies)
+
     def wait(self) -> None:
         """Waits for the copy under way.
 
@@ -242,19 +280,17 @@ class Tiers:
         """
         self._copies.raise_failure()
 
-    def restored(self, step: int) -> LastSave | None:
-        """Notes a restore; returns the durable save that it goes on from.
+    def restored(self, step: int) -> int | None:
+        """Notes a restore; returns the step of the durable save that it goes on from.
 
         None without a fast tier: it is the restored one.
         """
         self._is_settled = False
         if self.fast is None:
             return None
-        for other in reversed(self.durable.catalog.steps()):
-            info = self._readable(Place(DURABLE, other)) if other <= step else None
-            if info is not None:
-                return LastSave(step=other, time=info.manifest.time)
-        return LastSave(step=0, time=0.0)
+        found = [one for one in self.durable.catalog.steps() if one <= step]
+        self.durable_step = max(found, default=0)
+        return self.durable_step
 
     @property
     def _where(self) -> str:
@@ -272,8 +308,7 @@ class Tiers:
     ) -> CheckpointInfo:
         """Copies a checkpoint to the durable tier; on its own thread.
 
-        Raises:
-            SaveError: If it failed.
+        Raises what has failed.
         """
         digest = fast.catalog.digest(step)
         try:
@@ -287,12 +322,17 @@ class Tiers:
                     lambda record: record.knowing(digest)
                 ),
             )
+            self.durable_step = step
             owned.update(lambda record: dataclasses.replace(record, copying=None))
             self.durable.tidy(step)
-        except OSError as error:
-            raise SaveError(f"its copy to {self._where} failed: {error}") from error
+        except BaseException:
+            self.is_behind = True
+            _log.error("the copy of step %d to %s failed", step, self._where)
+            raise
         finally:
             self._pinned = None
+        self.is_behind = False
+        self._after_copy()
         return info
 
     def _copy_again(
@@ -311,12 +351,15 @@ class Tiers:
         return restored
 
 
-def make_tiers(durable: Tier, options: SaveOptions) -> Tiers:
+def make_tiers(
+    durable: Tier, options: SaveOptions, after_copy: Callable[[], None]
+) -> Tiers:
     """Returns a run's tiers; nothing is read or written.
 
     Args:
         durable: The run directory.
         options: Say whether there is a fast tier, and where.
+        after_copy: Called after each commit of a copy.
 
     Raises:
         UsageError: If both are one directory.
@@ -334,7 +377,8 @@ def make_tiers(durable: Tier, options: SaveOptions) -> Tiers:
                 f"the fast tier and the run directory are both {fast.storage.root}; "
                 "give the fast tier a directory of its own"
             )
-    return Tiers(durable, fast, is_nice=options.asynchronous)
+    is_nice = options.asynchronous
+    return Tiers(durable, fast, is_nice=is_nice, after_copy=after_copy)
 
 
 def _left(tier: Tier, name: str, without: Collection[Place]) -> list[int]:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 
 from resumable_tf.checkpoint.manifest import CheckpointInfo
-from resumable_tf.errors import SaveError
+from resumable_tf.errors import ResumableError, SaveError
 
 _LOWEST_PRIORITY = 19
 _log = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ class SaveHandle:
         if self._info is None:
             self._is_raised = True
             raise SaveError(
-                f"the checkpoint of step {self.step} was not saved: {self._error}. "
-                "Checkpoints before it are intact"
+                f"the checkpoint of step {self.step} was not saved: "
+                f"{describe(self._error)}. Checkpoints before it are intact"
             ) from self._error
         return self._info
 
@@ -77,7 +77,7 @@ class SaveHandle:
             self._info = job()
         except BaseException as error:  # noqa: BLE001  handed back by result()
             self._error = error
-            _log.error("the save of step %d failed: %s", self.step, error)
+            _log.error("the save of step %d failed: %s", self.step, describe(error))
         finally:
             self._finished.set()
 
@@ -124,20 +124,24 @@ class Writer:
         thread.start()
         return handle
 
-    def is_busy(self) -> bool:
-        """Returns whether something is being saved."""
-        return self._handle is not None and not self._handle.done()
-
     def wait(self) -> None:
         """Waits until nothing is being saved.
 
         Raises:
             SaveError: If the last save has failed and nobody has heard of it.
         """
+        self.finish()
+        self.raise_failure()
+
+    def finish(self) -> None:
+        """Waits until nothing is being saved, and raises nothing."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.raise_failure()
+
+    def is_busy(self) -> bool:
+        """Returns whether a save is in flight."""
+        return self._handle is not None and not self._handle.done()
 
     def raise_failure(self) -> None:
         """Raises the last save's failure, if it is over and nobody has heard of it.
@@ -149,12 +153,12 @@ class Writer:
             self._handle.result()
 
 
-def attach_failure(error: BaseException, save_error: SaveError) -> None:
-    """Makes the failure of a save visible in the traceback of another error."""
-    if hasattr(error, "add_note"):  # Python 3.11
-        error.add_note(f"besides, {save_error}")
-    if error.__context__ is None and error.__cause__ is None:
-        error.__context__ = save_error
+def describe(error: BaseException | None) -> str:
+    """Returns an error's text, with its class if that says what is wrong."""
+    says_all = isinstance(error, ResumableError) or type(error) is OSError
+    if says_all or getattr(error, "errno", None):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _lower_priority() -> None:

@@ -12,6 +12,7 @@ import typer
 from resumable_tf.cli.audit import audit
 from resumable_tf.cli.inspect import inspect
 from resumable_tf.cli.ls import ls
+from resumable_tf.cli.pin import pin
 from resumable_tf.cli.verify import verify
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command("audit")(audit)
 app.command("ls")(ls)
 app.command("inspect")(inspect)
+app.command("pin")(pin)
 app.command("verify")(verify)
 
 

@@ -230,6 +230,16 @@ class TrainState:
             batch = self.step - math.ceil(epoch * per_epoch)
         return epoch, batch
 
+    def epoch_of(self, step: int) -> int | None:
+        """Returns the epoch of the batch after `step`, None if the data can't tell."""
+        if "epoch" in self.extra or "batch" in self.extra:
+            return None
+        position = getattr(self.data, "position", None)
+        if position is not None:
+            return int(position(step)[0])
+        per_epoch = getattr(self.data, "steps_per_epoch", None)
+        return int(step / per_epoch) if per_epoch else None
+
     @property
     def can_continue_data(self) -> bool:
         """Whether the data can go on with another batch size."""

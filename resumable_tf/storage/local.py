@@ -181,11 +181,16 @@ class LocalStorage:
         _sync_directory(os.path.dirname(path))
 
     def remove_partial_writes(self, directory: str) -> None:
-        """Removes the temporary files of killed writes."""
+        """Removes the temporary files of killed writes, and empty directories."""
         for path in self._walk(directory):
             if os.path.basename(path).startswith(_PARTIAL_PREFIX):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+        root = self.locate(directory)
+        for folder, _, _ in os.walk(root, topdown=False):
+            if folder != root:
+                with contextlib.suppress(OSError):  # Not empty.
+                    os.rmdir(folder)
 
     @contextlib.contextmanager
     def _exclusive(self, name: str, version: str) -> Iterator[None]:

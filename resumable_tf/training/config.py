@@ -11,11 +11,14 @@ differ from one start to the next.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from models import Recipe, TransformerConfig, preset
-from resumable_tf.checkpoint import FastTier, SaveOptions
+from resumable_tf.checkpoint.fast_tier import FastTier
+from resumable_tf.checkpoint.options import OnStorageError, SaveOptions
 from resumable_tf.errors import UsageError
+
+_SAVE_EVERY_SECS = 300.0
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,16 @@ class TrainConfig:
         strategy: `one`, `mirrored`, `multi_worker` or `tpu`.
         num_replicas: Devices of `mirrored`.
         steps_per_call: Most steps in one compiled call.
-        save_every_steps: Save at multiples of this; never if None.
-        save_every_secs: Also save when this long has passed since the last save.
+        save_every_steps: Save at multiples of this; "auto" chooses the interval from
+            what a save costs; never if None.
+        save_every_secs: Also save when this long has passed since the last save; 300
+            if None, but never if `save_every_steps` is "auto".
         keep_last: Checkpoints to keep.
         fast_dir: A local directory, such as one on a RAM disk, to save to more often
             than to `run_dir`; none if None.
         fast_every_steps: Save there at multiples of this.
+        on_storage_error: Whether a save that fails because of the storage ends the
+            training, `stop`, or is tried again when the next one is due, `continue`.
         eval_every_steps: Validation loss at multiples of this; only at the end if
             None.
         log_every_steps: One line of metrics for each so many steps.
@@ -66,11 +73,12 @@ class TrainConfig:
     strategy: str = "one"
     num_replicas: int | None = None
     steps_per_call: int = 10
-    save_every_steps: int | None = 500
-    save_every_secs: float | None = 300.0
+    save_every_steps: int | Literal["auto"] | None = 500
+    save_every_secs: float | None = None
     keep_last: int = 3
     fast_dir: str | None = None
     fast_every_steps: int | None = None
+    on_storage_error: OnStorageError = "stop"
     eval_every_steps: int | None = None
     log_every_steps: int = 10
     is_deterministic: bool = True
@@ -96,6 +104,8 @@ class TrainConfig:
             "log_every_steps",
         ):
             value = getattr(self, name)
+            if name == "save_every_steps" and value == "auto":
+                continue
             if value is not None and value <= 0:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag} {value}: it must be larger than 0.")
@@ -108,6 +118,10 @@ class TrainConfig:
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise UsageError(
                 f"--compute-dtype {self.compute_dtype}: use float32 or bfloat16."
+            )
+        if self.on_storage_error not in get_args(OnStorageError):
+            raise UsageError(
+                f"--on-storage-error {self.on_storage_error}: use stop or continue."
             )
         try:
             preset(self.preset)
@@ -130,14 +144,6 @@ class TrainConfig:
             )
 
     @property
-    def save_options(self) -> SaveOptions:
-        """How to save, beyond how often and how many."""
-        if self.fast_dir is None:
-            return SaveOptions()
-        fast = FastTier(self.fast_dir, every_steps=self.fast_every_steps)
-        return SaveOptions(fast_tier=fast)
-
-    @property
     def recipe(self) -> Recipe:
         """The preset."""
         return preset(self.preset)
@@ -151,6 +157,20 @@ class TrainConfig:
     def global_batch_size(self) -> int:
         """Packed rows a step, over all replicas."""
         return self.batch_size or self.recipe.batch_size
+
+    @property
+    def save_period_secs(self) -> float | None:
+        """Longest time between two saves, None without."""
+        is_auto = self.save_every_steps == "auto"
+        return self.save_every_secs or (None if is_auto else _SAVE_EVERY_SECS)
+
+    @property
+    def save_options(self) -> SaveOptions:
+        """How to save."""
+        fast = None
+        if self.fast_dir is not None:
+            fast = FastTier(self.fast_dir, every_steps=self.fast_every_steps)
+        return SaveOptions(on_storage_error=self.on_storage_error, fast_tier=fast)
 
     @property
     def last_step(self) -> int:

@@ -13,6 +13,7 @@ fsspec: TensorFlow itself knows fewer file systems.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -79,14 +80,16 @@ class EventLog:
         self._add(tf.compat.v1.Event(step=record["step"], summary=summary))
 
     def flush(self) -> None:
-        """Hands the new events to the file system."""
-        data, self._pending = self._pending, b""
+        """Hands the new events to the file system.
+
+        If that fails, they are written by the next call that does not.
+        """
         if self._is_local:
-            with open(self._path, "ab") as file:
-                file.write(data)
+            append_or_undo(self._path, self._pending, is_durable=False)
         else:
-            self._written += data
-            self._files.pipe_file(self._path, self._written)
+            self._files.pipe_file(self._path, self._written + self._pending)
+            self._written += self._pending
+        self._pending = b""
 
     def _add(self, event: Any) -> None:
         event.wall_time = self._clock()
@@ -113,6 +116,28 @@ class EventLog:
             temporary = f"{path}.tmp"
             self._files.pipe_file(temporary, rest)
             self._files.mv(temporary, path)
+
+
+def append_or_undo(path: str, data: bytes, *, is_durable: bool = True) -> None:
+    """Appends to a local file; a failure leaves nothing torn behind.
+
+    Args:
+        path: The file.
+        data: What to append.
+        is_durable: Whether to wait until it is on the disk.
+    """
+    # Unbuffered: nothing is written later, while the file is closed.
+    with open(path, "ab", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            if is_durable:
+                os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), end)
+            raise
 
 
 def _to_record(data: bytes) -> bytes:

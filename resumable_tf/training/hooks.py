@@ -7,6 +7,7 @@ A hook is called after each compiled call with the state and what the call did.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from resumable_tf.checkpoint import Checkpointer
@@ -16,6 +17,7 @@ from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.progress import Progress
 
 _WINDOW_KEY = "metrics_window"
+_RETRY_SECS = 30.0
 
 
 class LogMetrics:
@@ -92,16 +94,46 @@ class Evaluate:
 
 
 class FlushMetrics:
-    """Makes metrics durable before a save that could refer to them."""
+    """Makes metrics durable before a save that could refer to them.
 
-    def __init__(self, *logs: MetricsLog) -> None:
-        """Keeps the files."""
+    Where training goes on over failures of the storage, lines that can't be written
+    wait for the next try, and nothing is saved meanwhile. At the end of training they
+    must be written.
+    """
+
+    def __init__(
+        self,
+        *logs: MetricsLog,
+        checkpointer: Checkpointer,
+        stop_step: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keeps the files, and who saves."""
         self._logs = logs
+        self._checkpointer = checkpointer
+        self._stop_step = stop_step
+        self._clock = clock
+        self._retry_at_secs: float | None = None
 
     def __call__(self, state: TrainState, result: CallResult) -> None:
-        """Flushes all files."""
-        for log in self._logs:
-            log.flush()
+        """Flushes all files.
+
+        Raises:
+            OSError: If that fails and the training must not go on.
+        """
+        now, is_last = self._clock(), state.step >= self._stop_step
+        if self._retry_at_secs is None or now >= self._retry_at_secs or is_last:
+            try:
+                for log in self._logs:
+                    log.flush()
+                self._retry_at_secs = None
+            except OSError as error:
+                if is_last:
+                    raise
+                self._checkpointer.failures.take(error, step=state.step)
+                self._retry_at_secs = now + _RETRY_SECS
+        if self._retry_at_secs is not None:
+            self._checkpointer.put_off(state)
 
 
 class ShowProgress:
@@ -119,4 +151,5 @@ class ShowProgress:
             loss=result.losses[-1],
             num_tokens=sum(result.num_tokens),
             last_checkpoint=self._checkpointer.committed_step,
+            failures=self._checkpointer.failures,
         )

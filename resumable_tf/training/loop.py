@@ -124,8 +124,9 @@ def save_final(state: TrainState, checkpointer: Checkpointer | None) -> None:
     if checkpointer is None:
         return
     checkpointer.wait()
-    if not checkpointer.is_durable(state.step):
-        checkpointer.save(state)
+    # Asks no storage: one that fails must not keep the last save from being tried.
+    if checkpointer.durable_step != state.step:
+        checkpointer.save(state).result()
         checkpointer.wait()
 
 
@@ -142,8 +143,7 @@ def _check_finite(result: CallResult, checkpointer: Checkpointer | None) -> None
     kept = None
     if checkpointer is not None:
         checkpointer.wait()
-        latest = checkpointer.latest()
-        kept = None if latest is None else latest.step
+        kept = checkpointer.committed_step
     raise NonFiniteLossError(
         f"the loss of step {first} is {result.losses[int(bad[0])]} (steps "
         f"{result.first_step} to {result.step - 1} were one call).\n"

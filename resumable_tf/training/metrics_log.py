@@ -17,7 +17,7 @@ from typing import Any
 
 import fsspec
 
-from resumable_tf.training.event_log import EventLog
+from resumable_tf.training.event_log import EventLog, append_or_undo
 
 
 class MetricsLog:
@@ -46,7 +46,7 @@ class MetricsLog:
         self._kept = [line for line in found if _step_of(line) <= step]
         self._pending = []
         if found or self._is_local:
-            self._rewrite()
+            self._rewrite(self._kept)
         if self._events is not None:
             self._events.open(step=step)
 
@@ -57,20 +57,21 @@ class MetricsLog:
             self._events.append(record)
 
     def flush(self) -> None:
-        """Writes the new lines and waits until they are durable."""
+        """Writes the new lines and waits until they are durable.
+
+        If that fails, they are written by the next call that does not.
+        """
         if not self._pending:
             return
         if self._events is not None:
             self._events.flush()
-        lines, self._pending = self._pending, []
         if self._is_local:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write("".join(line + "\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
+            text = "".join(line + "\n" for line in self._pending)
+            append_or_undo(self._path, text.encode("utf-8"))
         else:
-            self._kept += lines
-            self._rewrite()
+            self._rewrite(self._kept + self._pending)
+            self._kept += self._pending
+        self._pending = []
 
     def _read(self) -> list[str]:
         try:
@@ -79,8 +80,8 @@ class MetricsLog:
         except FileNotFoundError:
             return []
 
-    def _rewrite(self) -> None:
-        text = "".join(line + "\n" for line in self._kept)
+    def _rewrite(self, lines: list[str]) -> None:
+        text = "".join(line + "\n" for line in lines)
         if not self._is_local:
             with fsspec.open(self._path, "wt", encoding="utf-8") as file:
                 file.write(text)

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from resumable_tf.checkpoint.failures import Failures
+
 logger = logging.getLogger(__name__)
 
 _LINE_EVERY_SECS = 30.0
@@ -46,7 +48,7 @@ class Progress:
             TextColumn("[bold]step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
@@ -82,7 +84,13 @@ class Progress:
         return sum(count for _, count in list(self._recent)[1:]) / max(elapsed, 1e-9)
 
     def update(
-        self, step: int, *, loss: float, num_tokens: float, last_checkpoint: int | None
+        self,
+        step: int,
+        *,
+        loss: float,
+        num_tokens: float,
+        last_checkpoint: int | None,
+        failures: Failures | None = None,
     ) -> None:
         """Shows the state after `step` completed steps.
 
@@ -91,15 +99,30 @@ class Progress:
             loss: Mean loss per target token of the last step, in nats.
             num_tokens: Target tokens since the last update.
             last_checkpoint: Step of the newest committed checkpoint.
+            failures: The failed saves since then.
         """
         now = self._clock()
         self._recent.append((now, num_tokens))
-        saved = "none yet" if last_checkpoint is None else str(last_checkpoint)
         status = (
             f"loss {loss:.3f}  {self.tokens_per_sec:,.0f} target tokens/s  "
-            f"last checkpoint {saved}"
+            f"{describe_saves(last_checkpoint, failures)}"
         )
         self._bar.update(self._task, completed=step, status=status)
         if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + _LINE_EVERY_SECS
             logger.info("step %d/%d  %s", step, self._stop_step, status)
+
+
+def describe_saves(last_checkpoint: int | None, failures: Failures | None) -> str:
+    """Returns how saving goes, in one line.
+
+    Args:
+        last_checkpoint: Step of the newest committed checkpoint, None without.
+        failures: The failed saves since then.
+    """
+    status = None if failures is None else failures.status
+    if failures is None or status is None:
+        saved = "none yet" if last_checkpoint is None else str(last_checkpoint)
+        return f"last checkpoint {saved}"
+    good = "none" if last_checkpoint is None else f"step {last_checkpoint}"
+    return f"save failed {failures.count}x: {status} (last good: {good})"

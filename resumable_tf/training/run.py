@@ -156,7 +156,7 @@ class _Session:
         self.checkpointer = Checkpointer(
             config.run_dir,
             every_steps=config.save_every_steps,
-            every_secs=config.save_every_secs,
+            every_secs=config.save_period_secs,
             keep_last=config.keep_last,
             config=config.fingerprinted(model_config),
             options=config.save_options,
@@ -258,7 +258,8 @@ class _Session:
             stop_step=config.last_step,
             # An audit names the first step that differs.
             steps_per_call=1 if active_recorder() else config.steps_per_call,
-            breaks=[every for every in breaks if every],
+            # An interval chosen by itself cuts no call.
+            breaks=[every for every in breaks if every and every != "auto"],
             batches=batches,
             train_steps=timed,
         )
@@ -282,7 +283,14 @@ class _Session:
             ),
         ]
         if self.topology.is_chief:
-            hooks.append(FlushMetrics(self.train_log, self.eval_log))
+            hooks.append(
+                FlushMetrics(
+                    self.train_log,
+                    self.eval_log,
+                    checkpointer=checkpointer,
+                    stop_step=self.config.last_step,
+                )
+            )
             hooks.append(ShowProgress(progress, checkpointer))
         return hooks
 

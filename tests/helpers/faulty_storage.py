@@ -19,7 +19,8 @@ from resumable_tf.storage import Storage
 class FaultyStorage:
     """Wraps a storage; operation `fail_at` fails.
 
-    Modes: "raise" raises OSError instead of the operation, "kill" ends the process
+    Modes: "raise" raises OSError instead of the operation (with `number`, a certain
+    one; with `num_faults`, at so many operations in a row), "kill" ends the process
     with SIGKILL instead of it, "truncate" cuts what is written in half, "delay" waits
     for `delay_secs` first.
     """
@@ -31,6 +32,8 @@ class FaultyStorage:
         fail_at: int,
         mode: str = "raise",
         delay_secs: float = 0.0,
+        number: int | None = None,
+        num_faults: int = 1,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if mode not in {"raise", "kill", "truncate", "delay"}:
@@ -40,6 +43,8 @@ class FaultyStorage:
         self._mode = mode
         self._delay_secs = delay_secs
         self._sleep = sleep
+        self._number = number
+        self._num_faults = num_faults
         self.log: list[str] = []
 
     @property
@@ -120,13 +125,20 @@ class FaultyStorage:
         self._operate("remove_partial_writes", directory)
         self._storage.remove_partial_writes(directory)
 
+    def repair(self) -> None:
+        """Lets all further operations succeed."""
+        self._num_faults = 0
+
     def _operate(self, kind: str, name: str) -> bool:
         """Counts an operation; returns whether it is to be cut off."""
-        is_due = len(self.log) == self._fail_at
+        begin = self._fail_at
+        is_due = begin <= len(self.log) < begin + self._num_faults
         self.log.append(f"{kind} {name}")
         if not is_due:
             return False
         if self._mode == "raise":
+            if self._number is not None:
+                raise OSError(self._number, os.strerror(self._number), name)
             raise OSError(f"injected: {kind} {name}")
         if self._mode == "kill":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -50,7 +50,7 @@ def test_maybe_save_follows_the_policy_and_its_clock(tmp_path: Path) -> None:
         str(tmp_path),
         every_steps=10,
         every_secs=60.0,
-        options=SaveOptions(clock=lambda: now[0]),
+        options=SaveOptions(elapsed=lambda: now[0]),
     ) as checkpointer:
         checkpointer.restore_or_initialize(state)
         assert checkpointer.next_save_step(0) == 10

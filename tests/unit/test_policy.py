@@ -12,6 +12,7 @@ from resumable_tf.checkpoint.policy import (
     EverySecs,
     EverySteps,
     LastSave,
+    Moment,
 )
 from resumable_tf.checkpoint.retention import Candidate, KeepAny, KeepNewest
 
@@ -25,7 +26,7 @@ def test_every_steps_saves_at_each_multiple_and_nowhere_else(
 ) -> None:
     policy, last, saved = EverySteps(every), LastSave(0, 0.0), []
     for step in range(1, steps + 1):
-        if policy.should_save(step, 0.0, last=last):
+        if policy.should_save(Moment(step=step, secs=0.0), last=last):
             saved.append(step)
             last = LastSave(step, 0.0)
     assert saved == list(range(every, steps + 1, every))
@@ -39,7 +40,7 @@ def test_every_steps_is_never_late_by_more_than_one_call(
     for jump in calls:
         multiple_passed = (step + jump) // every > step // every
         step += jump
-        saves = policy.should_save(step, 0.0, last=last)
+        saves = policy.should_save(Moment(step=step, secs=0.0), last=last)
         assert saves == multiple_passed
         last = LastSave(step, 0.0) if saves else last
 
@@ -49,11 +50,12 @@ def test_next_save_step_is_the_first_later_step_that_is_due(
     every: int, step: int
 ) -> None:
     policy, last = EverySteps(every), LastSave(step, 0.0)
-    due = policy.next_save_step(step)
+    due = policy.next_save_step(Moment(step=step))
     assert due is not None
-    assert policy.should_save(due, 0.0, last=last)
+    assert policy.should_save(Moment(step=due, secs=0.0), last=last)
     assert not any(
-        policy.should_save(between, 0.0, last=last) for between in range(step, due)
+        policy.should_save(Moment(step=between, secs=0.0), last=last)
+        for between in range(step, due)
     )
 
 
@@ -61,26 +63,26 @@ def test_next_save_step_is_the_first_later_step_that_is_due(
 def test_nothing_is_saved_twice_at_one_step(step: int, every: int) -> None:
     last = LastSave(step, 0.0)
     for policy in (EverySteps(every), EverySecs(1.0)):
-        assert not policy.should_save(step, 1e9, last=last)
+        assert not policy.should_save(Moment(step=step, secs=1e9), last=last)
 
 
 def test_every_secs_waits_for_the_period_and_for_a_step() -> None:
     policy, last = EverySecs(60.0), LastSave(10, 1000.0)
-    assert not policy.should_save(11, 1059.0, last=last)
-    assert policy.should_save(11, 1060.0, last=last)
-    assert not policy.should_save(10, 2000.0, last=last)
-    assert policy.next_save_step(10) is None
+    assert not policy.should_save(Moment(step=11, secs=1059.0), last=last)
+    assert policy.should_save(Moment(step=11, secs=1060.0), last=last)
+    assert not policy.should_save(Moment(step=10, secs=2000.0), last=last)
+    assert policy.next_save_step(Moment(step=10)) is None
 
 
 def test_any_of_saves_when_one_does_and_never_without_policies() -> None:
     policy = AnyOf(EverySteps(100), EverySecs(60.0))
     last = LastSave(50, 0.0)
-    assert policy.should_save(100, 1.0, last=last)
-    assert policy.should_save(51, 60.0, last=last)
-    assert not policy.should_save(51, 1.0, last=last)
-    assert policy.next_save_step(50) == 100
-    assert not AnyOf().should_save(10**9, 1e9, last=last)
-    assert AnyOf().next_save_step(3) is None
+    assert policy.should_save(Moment(step=100, secs=1.0), last=last)
+    assert policy.should_save(Moment(step=51, secs=60.0), last=last)
+    assert not policy.should_save(Moment(step=51, secs=1.0), last=last)
+    assert policy.next_save_step(Moment(step=50)) == 100
+    assert not AnyOf().should_save(Moment(step=10**9, secs=1e9), last=last)
+    assert AnyOf().next_save_step(Moment(step=3)) is None
 
 
 @given(steps=st.lists(STEPS, max_size=30), keep=st.integers(min_value=1, max_value=10))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_tf.checkpoint.policy import AtSteps, AutoInterval, LastSave
+from resumable_tf.checkpoint.interval import AutoInterval
+from resumable_tf.checkpoint.policy import AtSteps, LastSave, Moment
 from resumable_tf.checkpoint.retention import (
     Candidate,
     KeepAny,
@@ -83,13 +84,13 @@ def test_at_steps_saves_once_for_each_step_it_reaches(
 ) -> None:
     policy, last, saved = AtSteps(steps), LastSave(0, 0.0), []
     for step in range(0, 120, steps_per_call):
-        if policy.should_save(step, 0.0, last=last):
+        if policy.should_save(Moment(step=step), last=last):
             saved.append(step)
             last = LastSave(step, 0.0)
     reached = {-(-due // steps_per_call) * steps_per_call for due in steps}
     assert saved == sorted(reached)
-    assert policy.next_save_step(0) == min(steps)
-    assert policy.next_save_step(max(steps)) is None
+    assert policy.next_save_step(Moment(step=0)) == min(steps)
+    assert policy.next_save_step(Moment(step=max(steps))) is None
 
 
 @given(

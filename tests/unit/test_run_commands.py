@@ -97,3 +97,26 @@ def test_the_commands_do_not_import_tensorflow(run_dir: Path) -> None:
         "sys.exit(done != [0, 0, 0] or 'tensorflow' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_pinned_step_is_kept_by_a_run_that_trains_until_it_is_unpinned(
+    tmp_path: Path,
+) -> None:
+    state = small_state()
+    with Checkpointer(str(tmp_path), keep_last=1) as checkpointer:
+
+        def save() -> list[int]:
+            advance(state)
+            checkpointer.save(state).result()
+            return [info.step for info in checkpointer.checkpoints()]
+
+        assert save() == [1]
+        code, output = invoke("pin", str(tmp_path), "1")
+        assert code == 0 and output.endswith("pinned 1\n")
+        assert save() == [1, 2]
+        assert save() == [1, 3]
+        code, output = invoke("pin", str(tmp_path), "2")
+        assert code == 1 and "has no checkpoint of step 2" in output
+        code, output = invoke("pin", str(tmp_path), "1", "--remove")
+        assert code == 0 and output.endswith("pinned none\n")
+        assert save() == [4]

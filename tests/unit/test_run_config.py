@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
+from helpers.faulty_storage import FaultyStorage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resumable_tf.checkpoint.lineage import BatchSizeChanges
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run, read_run
 from resumable_tf.errors import (
     CheckpointCorruptError,
     CheckpointVersionError,
     ConfigMismatchError,
 )
-from resumable_tf.storage import open_storage
+from resumable_tf.storage import LocalStorage, open_storage
 
 CONFIG = {"preset": "tiny", "batch_size": 256, "optimizer": {"peak_rate": 0.001}}
 
@@ -116,3 +119,22 @@ def test_fingerprints_do_not_depend_on_order(config: dict[str, object]) -> None:
     assert fingerprint_of({**config, "another": 1}) != fingerprint_of(
         {**config, "another": 2}
     )
+
+
+def test_a_change_of_the_batch_size_that_was_not_recorded_is_recorded_by_the_next_save(
+    tmp_path: Path,
+) -> None:
+    storage = FaultyStorage(
+        LocalStorage(str(tmp_path)), fail_at=10**9, number=errno.ENOSPC
+    )
+    open_run({"batch_size": 4}, storage)
+    changes = BatchSizeChanges(storage, {"batch_size": 8}, lambda: 1.0)
+    changes.begin(is_allowed=True)
+    storage._fail_at, storage._num_faults = len(storage.log), 10**9
+    with pytest.raises(OSError, match="No space left on device"):
+        changes.record(step=3)
+    storage.repair()
+    changes.record(step=3)
+    run = read_run(storage)
+    assert run is not None and run.config == {"batch_size": 8}
+    assert [change["parent_step"] for change in run.lineage["changes"]] == [3]

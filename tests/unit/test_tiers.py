@@ -324,7 +324,7 @@ def test_a_copy_that_fails_raises_at_the_next_call_and_can_be_made_up_for(
         with monkeypatch.context() as patch:
             patch.setattr(Tier, "copy", fail)
             train_on(state, checkpointer, 5)
-            with pytest.raises(SaveError, match=r"step 5 .* copy to .*injected"):
+            with pytest.raises(SaveError, match=r"step 5 .*injected"):
                 checkpointer.wait()
         checkpointer.raise_failure()
         advance(state)
@@ -389,7 +389,7 @@ def test_the_last_state_is_left_in_the_run_directory(here: Machine) -> None:
         checkpointer.restore_or_initialize(state)
         train_on(state, checkpointer, 7)
         checkpointer.wait()
-        assert not checkpointer.is_durable(7)
+        assert (checkpointer.committed_step, checkpointer.durable_step) == (7, 5)
         save_final(state, checkpointer)
-        assert checkpointer.is_durable(7)
+        assert checkpointer.durable_step == 7
     assert here.steps() == ([5, 6, 7], [5, 7])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,6 +19,7 @@ from hypothesis import strategies as st
 
 from resumable_tf.errors import DeviceError, UsageError
 from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.event_log import EventLog, _complete_records
 from resumable_tf.training.loop import LoopPlan
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
@@ -104,6 +110,44 @@ def test_metrics_beyond_the_resumed_step_and_torn_lines_are_dropped(
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30]
     assert [line["loss"] for line in lines] == [10 / 7, 20 / 7, 1.5]
+
+
+@pytest.mark.parametrize("scheme", ["local", "memory"])
+def test_metrics_that_could_not_be_written_are_written_by_the_next_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A full disk: neither a torn nor a doubled nor a missing line."""
+    root = str(tmp_path) if scheme == "local" else f"memory://{tmp_path.name}"
+    log = MetricsLog(f"{root}/train.jsonl", events=EventLog(f"{root}/train"))
+    log.open(step=0)
+    log.append({"step": 1, "loss": 0.5})
+    log.flush()
+    log.append({"step": 2, "loss": 0.25})
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        if scheme == "local":
+            # The data is in the file already when the disk says no.
+            patch.setattr(os, "fsync", _raising(full))
+        else:
+            patch.setattr(fsspec, "open", _raising(full))
+        with pytest.raises(OSError, match="No space"):
+            log.flush()
+    log.append({"step": 3, "loss": 0.125})
+    log.flush()
+    with fsspec.open(f"{root}/train.jsonl", "rt") as file:
+        assert [json.loads(line)["step"] for line in file] == [1, 2, 3]
+    [events] = fsspec.open_files(f"{root}/train/events.out.tfevents.*")
+    with events as file:
+        records = list(_complete_records(file.read()))
+    steps = [tf.compat.v1.Event.FromString(record).step for record in records]
+    assert steps == [0, 1, 2, 3]
+
+
+def _raising(error: OSError) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
 
 
 def test_metrics_on_an_object_store_are_written_whole() -> None:

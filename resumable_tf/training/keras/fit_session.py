@@ -11,9 +11,7 @@ epoch's end belongs to the beginning of the next epoch.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -21,7 +19,6 @@ import tensorflow as tf
 
 from resumable_tf.auditing.log import BATCH, EPOCH
 from resumable_tf.auditing.switch import active_recorder
-from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.data.iterator_state import size_bytes
 from resumable_tf.errors import StateError
 from resumable_tf.state import TrainState
@@ -37,50 +34,17 @@ from resumable_tf.state.python_values import decode, encode
 from resumable_tf.training.keras.callback_states import CallbackStates
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.fit_data import FitData
+from resumable_tf.training.keras.save_settings import (
+    SaveSettings,
+    finite_metrics,
+    is_finite,
+)
 from resumable_tf.training.keras.training_step import slice_for_replicas, trace_step
 from resumable_tf.training.keras.validation_data import ValidationData
 from resumable_tf.training.preemption import Preempted, StopSignal
 
 _log = logging.getLogger(__name__)
 _LARGE_POSITION = 4 << 20
-
-
-@dataclass(frozen=True)
-class SaveSettings:
-    """When and where to save; the arguments of `ResumeCallback`."""
-
-    run_dir: str
-    every_steps: int | None
-    every_secs: float | None
-    keep_last: int | None
-    handles_signals: bool
-    began: float
-
-    @property
-    def saves_epochs(self) -> bool:
-        """Whether the end of each epoch is saved."""
-        return self.every_steps is None and self.every_secs is None
-
-    def checkpointer(self) -> Checkpointer:
-        """Returns a checkpointer with these settings.
-
-        Raises:
-            ValueError: If a period or number is not positive.
-        """
-        return Checkpointer(
-            self.run_dir,
-            every_steps=self.every_steps,
-            every_secs=self.every_secs,
-            keep_last=self.keep_last,
-        )
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: If a period or number is not positive.
-        """
-        self.checkpointer()
 
 
 class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -205,12 +169,14 @@ class FitSession:
         self._note_step(logs, BATCH)
         is_asked = self._stop is not None and self._stop.requested is not None
         is_due = self._is_postponed or is_asked
-        is_due = is_due or self._checkpointer.should_save(self._state.step)
+        is_due = is_due or self._checkpointer.should_save(
+            self._state.step, epoch=self._epoch
+        )
         if not is_due:
             self._checkpointer.raise_failure()
             return
         self._is_postponed = True
-        if self._can_save_inside(done) and _is_finite(logs):
+        if self._can_save_inside(done) and is_finite(logs):
             self._save(self._epoch, done)
 
     def end_epoch(self, epoch: int, logs: Any) -> None:
@@ -226,9 +192,13 @@ class FitSession:
         self._data.end_epoch()
         self._note_step(logs, EPOCH)
         is_last = epoch + 1 >= self._call.epochs or self._model.stop_training
+        metrics = finite_metrics(logs)
         is_due = self._is_postponed or self._settings.saves_epochs or is_last
-        if is_due and _is_finite(logs):
-            self._save(epoch + 1, 0)
+        is_due = is_due or self._checkpointer.should_save(
+            self._state.step, epoch=epoch + 1, metrics=metrics
+        )
+        if is_due and is_finite(logs):
+            self._save(epoch + 1, 0, metrics=metrics, is_last=is_last)
 
     def refuse(self) -> None:
         """Leaves the model as it was, after `begin` has failed."""
@@ -336,8 +306,15 @@ class FitSession:
             and not self._model.stop_training
         )
 
-    def _save(self, epoch: int, batch: int) -> None:
-        """Saves the state before a batch.
+    def _save(
+        self,
+        epoch: int,
+        batch: int,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        is_last: bool = False,
+    ) -> None:
+        """Saves the state before a batch; the last one must succeed.
 
         Raises:
             Preempted: If the process was asked to stop.
@@ -354,11 +331,12 @@ class FitSession:
             "is_stopped": bool(self._model.stop_training),
         }
         self._state.extra = {"epoch": epoch, "batch": batch}
-        handle = self._checkpointer.save(self._state)
         self._is_postponed = False
         if self._stop is None or self._stop.requested is None:
+            save = self._checkpointer.save if is_last else self._checkpointer.save_due
+            save(self._state, metrics=metrics)
             return
-        handle.result()
+        self._checkpointer.save(self._state, metrics=metrics).result()
         name = self._stop.requested.name
         self.end()
         raise Preempted(
@@ -377,12 +355,3 @@ class FitSession:
                 "examples, or use a smaller buffer",
                 size / 1e6,
             )
-
-
-def _is_finite(logs: Any) -> bool:
-    """Returns whether a state with these metrics may be saved."""
-    loss = (logs or {}).get("loss")
-    if loss is None or math.isfinite(float(loss)):
-        return True
-    _log.error("the loss is %s; nothing is saved from here on", float(loss))
-    return False

@@ -11,10 +11,12 @@ the last checkpoint: same weights, same history, same decisions of the callbacks
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
+from resumable_tf.checkpoint import SaveOptions
 from resumable_tf.training.keras.fit_call import find_fit_call
-from resumable_tf.training.keras.fit_session import FitSession, SaveSettings
+from resumable_tf.training.keras.fit_session import FitSession
+from resumable_tf.training.keras.save_settings import SaveSettings
 
 
 class Hooks:
@@ -107,21 +109,27 @@ class ResumeCallback(Hooks):
         self,
         run_dir: str,
         *,
-        save_every_steps: int | None = None,
+        save_every_steps: int | Literal["auto"] | None = None,
         save_every_secs: float | None = None,
         keep_last: int | None = 3,
         handles_signals: bool = True,
+        options: SaveOptions | None = None,
     ) -> None:
         """Remembers its arguments; nothing is read or written.
 
         Args:
             run_dir: A path or URL; one for each `fit` of a program.
-            save_every_steps: Save at each multiple of this many batches.
+            save_every_steps: Save at each multiple of this many batches; "auto" chooses
+                the interval from what a save costs.
             save_every_secs: Save when so many seconds have passed. Without any of
-                the two, the end of each epoch is saved. The end of training always is.
-            keep_last: Newest checkpoints to keep; None keeps all.
+                the two, and without `options.save_when`, the end of each epoch is
+                saved. The end of training always is.
+            keep_last: Newest checkpoints to keep; None keeps what `options.keep` says,
+                and all if it says nothing.
             handles_signals: Whether SIGTERM and SIGINT save, and end the process with
                 exit code 75 (`Preempted`).
+            options: Everything else about saving. Its policies get the metrics of each
+                epoch at its end ("loss", "val_loss", ...), which the checkpoint keeps.
 
         Raises:
             ValueError: If a period or number is not positive.
@@ -132,6 +140,7 @@ class ResumeCallback(Hooks):
             every_secs=save_every_secs,
             keep_last=keep_last,
             handles_signals=handles_signals,
+            options=options or SaveOptions(),
             began=time.time(),
         )
 
