@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resumable_tf.checkpoint import EpochEnds as EpochEnds
     from resumable_tf.checkpoint import EverySecs as EverySecs
     from resumable_tf.checkpoint import EverySteps as EverySteps
+    from resumable_tf.checkpoint import FastTier as FastTier
     from resumable_tf.checkpoint import KeepBest as KeepBest
     from resumable_tf.checkpoint import KeepMultiples as KeepMultiples
     from resumable_tf.checkpoint import KeepNewest as KeepNewest
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from resumable_tf.errors import ConfigMismatchError as ConfigMismatchError
     from resumable_tf.errors import DataFormatError as DataFormatError
     from resumable_tf.errors import DataMismatchError as DataMismatchError
+    from resumable_tf.errors import FastTierMismatchError as FastTierMismatchError
     from resumable_tf.errors import NonFiniteLossError as NonFiniteLossError
     from resumable_tf.errors import ResumableError as ResumableError
     from resumable_tf.serving.export import export_translator as export_translator
@@ -67,6 +69,7 @@ _MODULES = {
     "audit": "auditing.function",
     "CheckpointInfo": "checkpoint",
     "Checkpointer": "checkpoint",
+    "FastTier": "checkpoint",
     "SaveHandle": "checkpoint",
     "SaveOptions": "checkpoint",
     "AtSteps": "checkpoint",
@@ -89,6 +92,7 @@ _MODULES = {
     "ConfigMismatchError": "errors",
     "DataFormatError": "errors",
     "DataMismatchError": "errors",
+    "FastTierMismatchError": "errors",
     "NonFiniteLossError": "errors",
     "ResumableError": "errors",
     "Translator": "serving.translator",

@@ -67,6 +67,10 @@ class DataMismatchError(MismatchError):
     """The data set, its seed or the global batch size is not the saved one."""
 
 
+class FastTierMismatchError(MismatchError):
+    """The fast tier's directory holds checkpoints of another run."""
+
+
 class CheckpointMismatchError(ResumableError, ValueError):
     """A checkpoint's entries are not those of the live objects.
 

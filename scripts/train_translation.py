@@ -110,6 +110,13 @@ def main(
         ),
     ] = None,
     keep_last: Annotated[int, typer.Option(help="Checkpoints to keep.")] = 3,
+    fast_dir: Annotated[
+        str | None,
+        typer.Option(help="Local directory, as on a RAM disk, to save to more often."),
+    ] = None,
+    fast_every_steps: Annotated[
+        int | None, typer.Option(help="Save there at multiples of this.")
+    ] = None,
     on_storage_error: Annotated[
         OnStorageError,
         typer.Option(help="If a save fails: stop, or continue and try the next one."),

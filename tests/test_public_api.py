@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = """
 AtSteps AuditReport AutoInterval CheckpointCorruptError CheckpointInfo
 CheckpointMismatchError Checkpointer ConfigMismatchError DataFormatError
-DataMismatchError EpochEnds EverySecs EverySteps KeepBest KeepMultiples KeepNewest
+DataMismatchError EpochEnds EverySecs EverySteps FastTier FastTierMismatchError
+KeepBest KeepMultiples KeepNewest
 KeepOnePer KeepPinned NonFiniteLossError OnImprovement Preempted PreemptionGuard
 PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback SaveHandle
 SaveOptions TrainConfig TrainState Translator audit export_translator fit
@@ -29,7 +30,8 @@ prepare_records train
 FLAGS = {
     "train_translation.py": """
         --allow-batch-size-change --batch-size --compute-dtype --data
-        --deterministic --dropout-rate --eval-every-steps --grace-secs --keep-last
+        --deterministic --dropout-rate --eval-every-steps --fast-dir
+        --fast-every-steps --grace-secs --keep-last
         --log-every-steps --num-replicas --on-storage-error --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
         --steps-per-call --stop-step --strategy --vocab-size

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resumable_tf.checkpoint.catalog import Catalog as Catalog
     from resumable_tf.checkpoint.checkpointer import Checkpointer as Checkpointer
+    from resumable_tf.checkpoint.fast_tier import FastTier as FastTier
     from resumable_tf.checkpoint.interval import AutoInterval as AutoInterval
     from resumable_tf.checkpoint.manifest import CheckpointInfo as CheckpointInfo
     from resumable_tf.checkpoint.manifest import FileRecord as FileRecord
@@ -49,6 +50,7 @@ _MODULES = {
     "EpochEnds": "policy",
     "EverySecs": "policy",
     "EverySteps": "policy",
+    "FastTier": "fast_tier",
     "FileRecord": "manifest",
     "KeepBest": "retention",
     "KeepMultiples": "retention",

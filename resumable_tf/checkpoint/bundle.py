@@ -31,6 +31,7 @@ from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot
 from resumable_tf.storage import Storage
+from resumable_tf.storage.transfer import Upload, in_parallel, upload_files
 
 _BOOKKEEPING = {
     "_CHECKPOINTABLE_OBJECT_GRAPH",
@@ -113,9 +114,12 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
         yield local
         return
     with _scratch() as directory:
-        for record in manifest.files:
+
+        def download(record: FileRecord) -> None:
             with open(os.path.join(directory, record.name), "wb") as copy:
                 verify(record, _tee(read_file(storage, record), copy.write))
+
+        in_parallel(download, manifest.files)
         yield os.path.join(directory, bundle_name(manifest.step))
 
 
@@ -136,12 +140,15 @@ def _save(
 def _store(prefix: str, storage: Storage, *, uploads: bool) -> tuple[FileRecord, ...]:
     """Makes the files of a bundle durable where they belong, and describes them."""
     described = describe(prefix)
-    for path, record in described:
-        name = f"{CHECKPOINTS}/{record.name}"
-        if uploads:
-            storage.upload(name, path)
-        else:
-            storage.sync(name)
+    files = [
+        Upload(f"{CHECKPOINTS}/{record.name}", path, record.crc32c)
+        for path, record in described
+    ]
+    if uploads:
+        upload_files(storage, files)
+    else:
+        for file in files:
+            storage.sync(file.name)
     return tuple(record for _, record in described)
 
 

@@ -12,6 +12,7 @@ files that count for nothing, which `clean` removes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
 
@@ -63,6 +64,14 @@ class Catalog:
         found = map(step_of_manifest, self._storage.list(CHECKPOINTS))
         return sorted(step for step in found if step is not None)
 
+    def is_empty(self) -> bool:
+        """Returns whether there is none, nor one that `clean` would bring back."""
+        return not any(
+            step_of_manifest(name) is not None
+            or ((aside := parse_aside(name)) and aside[0] == SUPERSEDED)
+            for name in self._storage.list(CHECKPOINTS)
+        )
+
     def pinned(self) -> set[int]:
         """Returns the steps that someone has pinned."""
         found = map(step_of_pin, self._storage.list(PINS))
@@ -111,6 +120,11 @@ class Catalog:
         if manifest.step != step:
             raise CheckpointCorruptError(f"{name} says it is step {manifest.step}")
         return manifest
+
+    def digest(self, step: int) -> str:
+        """Returns what tells this save of a step from all others: a digest."""
+        data = self._storage.read_bytes(manifest_name(step))
+        return hashlib.sha256(data).hexdigest()[:32]
 
     def info(self, step: int) -> CheckpointInfo:
         """Returns a committed checkpoint.
@@ -181,18 +195,22 @@ class Catalog:
         self._move_into(folder, names)
         return self._storage.locate(folder)
 
-    def drop_superseded(self, step: int) -> None:
-        """Deletes the copies of `step` that a newer save of it has replaced."""
+    def drop_superseded(self, step: int | None) -> None:
+        """Deletes the copies of `step` that a newer save has replaced; None: of all."""
+        prefix = f"{SUPERSEDED}/" if step is None else f"{SUPERSEDED}/ckpt-{step}."
         for name in self._storage.list(SUPERSEDED):
-            if name.startswith(f"{SUPERSEDED}/ckpt-{step}."):
+            if name.startswith(prefix):
                 self._storage.delete(name)
 
     def quarantined(self) -> list[str]:
         """Returns the names of the files in quarantine."""
         return self._storage.list(QUARANTINE)
 
-    def clean(self) -> None:
+    def clean(self, *, keeps: int | None = None) -> None:
         """Finishes or undoes what a killed process has left unfinished.
+
+        Args:
+            keeps: A step whose files will be completed; None for none.
 
         Raises:
             UsageError: If the directory holds checkpoints of another program.
@@ -201,16 +219,17 @@ class Catalog:
         committed = {step_of_manifest(name) for name in names} - {None}
         self._refuse_foreign(names, committed)
         moved = self._finish_moves(names, committed)
-        moved |= self._save_lost(names, committed)
+        moved |= self._save_lost(names, {keeps, *committed})
         if not committed:
             moved |= self._bring_back(names)
         for name in names:
             step = step_of_data(name)
-            uncommitted = step is not None and step not in committed
+            uncommitted = step not in {None, keeps, *committed}
             if name not in moved and (uncommitted or is_scratch(name)):
                 _log.info("removing %s: its save was not finished", name)
                 self._storage.delete(name)
-        self._storage.remove_partial_writes(CHECKPOINTS)
+        if keeps is None:
+            self._storage.remove_partial_writes(CHECKPOINTS)
 
     def write_state_file(self, *, without: Iterable[int] = ()) -> None:
         """Brings TensorFlow's list of checkpoints up to date.
@@ -269,7 +288,7 @@ class Catalog:
             moved.update(left)
         return moved
 
-    def _save_lost(self, names: list[str], committed: set[int | None]) -> set[str]:
+    def _save_lost(self, names: list[str], known: set[int | None]) -> set[str]:
         """Moves the data of checkpoints whose manifest is lost into quarantine.
 
         TensorFlow's list is written after the manifest, and before it is deleted: no
@@ -280,7 +299,7 @@ class Catalog:
         """
         if STATE_FILE not in names:
             return set()
-        listed = set(parse_steps(self._storage.read_bytes(STATE_FILE))) - committed
+        listed = set(parse_steps(self._storage.read_bytes(STATE_FILE))) - known
         lost = {name for name in names if step_of_data(name) in listed}
         for step in sorted(listed.intersection(map(step_of_data, lost))):
             where = self.set_aside(step, QUARANTINE)

@@ -19,18 +19,21 @@ from typing import Any, Literal, TypeVar
 
 from resumable_tf.checkpoint import audited
 from resumable_tf.checkpoint.draft import draft_manifest
+from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.failures import Failures, attach
 from resumable_tf.checkpoint.lineage import BatchSizeChanges
-from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.options import SaveOptions
-from resumable_tf.checkpoint.restoring import restore_newest, restore_step
+from resumable_tf.checkpoint.restoring import restore_existing, restore_newest
 from resumable_tf.checkpoint.retention import keep_all_of
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
-from resumable_tf.checkpoint.schedule import Schedule, save_when
+from resumable_tf.checkpoint.saving import Saving
+from resumable_tf.checkpoint.schedule import save_when
 from resumable_tf.checkpoint.tier import Tier
-from resumable_tf.checkpoint.writer import SaveHandle, Writer
-from resumable_tf.errors import NoCheckpointError, SaveError, UsageError
-from resumable_tf.state import Snapshot, TrainState
+from resumable_tf.checkpoint.tiers import make_tiers
+from resumable_tf.checkpoint.writer import SaveHandle
+from resumable_tf.errors import SaveError, UsageError
+from resumable_tf.state import TrainState
 from resumable_tf.storage import Storage, open_storage
 
 _Info = TypeVar("_Info", CheckpointInfo, CheckpointInfo | None)
@@ -41,15 +44,9 @@ class Checkpointer:
 
     Attributes:
         storage: The run directory.
-        committed_step: Step of the newest checkpoint that this object restored or
-            committed, None before; asks no storage.
-        last_save_secs: How long the last save took to write and commit, None before.
         failures: The failed saves since the last one that succeeded.
     """
 
-    # Set by the writer's thread too: plain assignments, for displays and estimates.
-    committed_step: int | None = None
-    last_save_secs: float | None = None
     _is_restored = _is_closed = False
 
     def __init__(
@@ -80,16 +77,16 @@ class Checkpointer:
         """
         options = options or SaveOptions()
         policies = save_when(options, every_steps=every_steps, every_secs=every_secs)
-        self._schedule = Schedule(policies, options)
+        self._due = Due(policies, options)
         self.failures = Failures(may_continue=options.on_storage_error == "continue")
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
         self._options = options
         self._config = None if config is None else dict(config)
         self._clock = options.clock
-        self._tier = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))
-        self._catalog = self._tier.catalog
+        durable = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))
+        self._tiers = make_tiers(durable, options, self.failures.succeeded)
         self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
-        self._writer = Writer(is_nice=options.asynchronous)
+        self._saving = Saving(self._tiers, self._due, self.failures, options)
 
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
@@ -97,8 +94,8 @@ class Checkpointer:
         """Continues the run where it was saved last, or begins it.
 
         Sets `state.step` and `state.extra`. The newest checkpoint whose files verify
-        counts; damaged ones are moved to `checkpoints/quarantine`, with the reason
-        in the log. From here to `close` no other process can save to the run.
+        in any tier counts; damaged ones are moved to `checkpoints/quarantine`, with the
+        reason in the log. From here to `close` no other process can save to the run.
 
         Args:
             state: The live objects; not touched unless all of them fit.
@@ -114,20 +111,20 @@ class Checkpointer:
             CheckpointMismatchError: If the live objects are others than the saved.
             ConfigMismatchError: If the run was begun with other settings.
             DataMismatchError: If the data is not the saved one.
+            FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to the run and is alive.
         """
         self._begin(allow_batch_size_change)
-        self._tier.begin()
+        self._tiers.begin()
         try:
-            info = restore_newest(
-                *(self._catalog, self.storage, state),
-                quarantines=True,
-                may_change=self._changes.may_change,
-            )
+            may = self._changes.may_change
+            info = restore_newest(self._tiers, state, quarantines=True, may_change=may)
+            self._restored(state, info)
         except BaseException:
-            self._tier.end()
+            self._tiers.end()
             raise
-        self._restored(state, info)
+        if info is not None:
+            self._tiers.resume_copy(info)
         self._changes.record(step=state.step)
         return info
 
@@ -141,41 +138,45 @@ class Checkpointer:
         """Restores a checkpoint that must be there; only reads the run directory.
 
         So it may be used beside a training that is under way, to evaluate or export.
-        If training goes on from one that is not the newest, the next save moves the
-        newer ones out of the way, to `checkpoints/superseded`.
+        If training goes on from it, the next save moves newer ones out of the way, to
+        `checkpoints/superseded`.
 
         Args:
             state: The live objects; not touched unless all of them fit.
             step: Which one; None takes the newest that verifies.
-            allow_batch_size_change: As for `restore_or_initialize`; recorded by the
-                next save.
+            allow_batch_size_change: As above; recorded by the next save.
 
         Returns:
             What was restored.
 
         Raises:
-            NoCheckpointError: If it is not there.
-            CheckpointCorruptError: If it is damaged.
-            CheckpointMismatchError: If the live objects are others than the saved.
-            ConfigMismatchError: If the run was begun with other settings.
-            DataMismatchError: If the data is not the saved one.
+            NoCheckpointError: If it is not there; besides, what
+                `restore_or_initialize` raises, but for RunInUseError.
         """
         self._begin(allow_batch_size_change)
-        may_change = self._changes.may_change
-        where = (self._catalog, self.storage, state)
-        if step is not None:
-            found = restore_step(*where, step=step, may_change=may_change)
-        else:
-            newest = restore_newest(*where, quarantines=False, may_change=may_change)
-            if newest is None:
-                raise NoCheckpointError(f"{self.storage.root} has no checkpoint")
-            found = newest
+        may = self._changes.may_change
+        found = restore_existing(self._tiers, state, step=step, may_change=may)
         return self._restored(state, found)
+
+    @property
+    def committed_step(self) -> int | None:
+        """Step of the newest checkpoint restored or committed; asks no storage."""
+        return self._saving.committed_step
+
+    @property
+    def durable_step(self) -> int | None:
+        """`committed_step`, but in the run directory itself; asks no storage."""
+        return self._saving.durable_step
+
+    @property
+    def save_secs(self) -> dict[str, float | None]:
+        """How long the last save took to "durable", and to "fast" if there is one."""
+        return self._tiers.save_secs()
 
     @property
     def num_skipped(self) -> int:
         """Saves that were left out, since the one before was not done."""
-        return self._schedule.num_skipped
+        return self._due.num_skipped
 
     def should_save(
         self,
@@ -194,8 +195,7 @@ class Checkpointer:
             epoch: The epoch of the next batch, None if unknown.
             metrics: What was measured at this step.
         """
-        busy = self._writer.is_busy()
-        return self._schedule.is_due(step, is_saving=busy, epoch=epoch, metrics=metrics)
+        return self._saving.is_due(step, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
         """Returns the next step that is known to be due, None if none is.
@@ -203,7 +203,7 @@ class Checkpointer:
         `every_steps`, `AtSteps` and, where the data knows its epochs, `EpochEnds` know
         steps. A loop that runs several steps at once must not run past one.
         """
-        return self._schedule.next_save_step(step)
+        return self._due.next_save_step(step)
 
     def maybe_save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None
@@ -234,6 +234,8 @@ class Checkpointer:
     ) -> SaveHandle | None:
         """Saves as `save` does, but goes on where `on_storage_error` says so.
 
+        With a fast tier, what `should_save` has found due only there goes only there.
+
         Args:
             state: The live objects, between two steps.
             metrics: Finite numbers to keep in the manifest.
@@ -241,19 +243,24 @@ class Checkpointer:
         Returns:
             The save's handle, None if it could not be begun, which is counted.
         """
+        in_durable = self._due.take()
         try:
-            return self.save(state, metrics=metrics)
+            return self._save(state, metrics=metrics, in_durable=in_durable)
         except OSError as error:
             self.failures.take(error, step=state.step)
-            self.put_off(state)
+            self._due.put_off(state, in_durable=in_durable)
             return None
 
     def put_off(self, state: TrainState) -> None:
         """Leaves out a save at this step that a policy may want."""
-        self._schedule.put_off(state)
+        self._due.put_off(state)
 
     def save(
-        self, state: TrainState, *, metrics: Mapping[str, float] | None = None
+        self,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        in_durable: bool = True,
     ) -> SaveHandle:
         """Takes a snapshot and begins to write it; waits for the save before.
 
@@ -262,9 +269,12 @@ class Checkpointer:
         Args:
             state: The live objects, between two steps.
             metrics: Finite numbers to keep in the manifest.
+            in_durable: Whether it goes to the run directory too if there is a fast
+                tier; without one it always does.
 
         Returns:
-            The save's handle; `handle.result()` waits for the commit.
+            The save's handle; `handle.result()` waits for the commit. With a fast tier
+            it is the commit there; `wait` waits for the one in the run directory too.
 
         Raises:
             SaveError: If the save before has failed, and `on_storage_error` says to
@@ -274,25 +284,8 @@ class Checkpointer:
             TypeError: If `state.extra` or a metric can't be kept in JSON.
             UsageError: If the run has checkpoints and none was restored.
         """
-        stopped_secs = self._options.elapsed()
-        self._check_may_save()
-        audited.note_step(state, wait=self.wait)
-        self._changes.record(step=self._schedule.last_step)
-        # Before the snapshot: at most one is in memory.
-        self.wait()
-        now = self._clock()
-        fingerprint = None if self._config is None else fingerprint_of(self._config)
-        draft = draft_manifest(state, metrics=metrics, config=fingerprint, time=now)
-        self._schedule.begin_save(stopped_secs)
-        snapshot = state.capture()
-        job = self._schedule.timed(lambda: self._write(snapshot, draft))
-        handle = self._writer.submit(state.step, job)
-        if not self._options.asynchronous:
-            self._writer.finish()
-        self._schedule.after_snapshot(state)
-        if not self._options.asynchronous:
-            self._writer.raise_failure()
-        return handle
+        self._due.take()
+        return self._save(state, metrics=metrics, in_durable=in_durable)
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, without waiting for one in flight.
@@ -301,16 +294,15 @@ class Checkpointer:
             SaveError: If the last save has failed, nobody has heard of it, and
                 `on_storage_error` says to stop.
         """
-        self.failures.hear(self._writer)
+        self._saving.raise_failure()
 
     def wait(self) -> None:
-        """Waits for the save in flight.
+        """Waits for the save in flight, in all tiers.
 
         Raises:
             SaveError: If it has failed, and `on_storage_error` says to stop.
         """
-        self._writer.finish()
-        self.raise_failure()
+        self._saving.wait()
 
     def close(self) -> None:
         """Waits for the save in flight; nothing can be saved afterwards.
@@ -321,18 +313,17 @@ class Checkpointer:
         """
         self._is_closed = True
         try:
-            self._writer.wait()
-            self.failures.raise_last()
+            self._saving.end()
         finally:
-            self._tier.end()
+            self._tiers.end()
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Returns the committed checkpoints, oldest first."""
-        return self._catalog.readable()
+        """Returns the committed checkpoints of all tiers, each once, oldest first."""
+        return self._tiers.checkpoints()
 
     def latest(self) -> CheckpointInfo | None:
-        """Returns the newest committed checkpoint, None without any."""
-        return self._catalog.latest()
+        """Returns the newest committed checkpoint of any tier, None without any."""
+        return self._tiers.latest()
 
     def __enter__(self) -> Checkpointer:
         """Returns itself."""
@@ -364,9 +355,10 @@ class Checkpointer:
 
     def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
-        self.committed_step = None if info is None else info.step
-        saved = self._tier.candidates() if self._schedule.needs_metrics else ()
-        self._schedule.restored(state, saved)
+        self._saving.committed_step = None if info is None else info.step
+        durable = self._tiers.restored(state.step)
+        saved = self._tiers.durable.candidates() if self._due.needs_metrics else ()
+        self._due.restored(state, saved, durable=durable)
         audited.note_restored(state, is_new=info is None)
         return info
 
@@ -378,23 +370,31 @@ class Checkpointer:
         """
         if self._is_closed:
             raise UsageError("this Checkpointer is closed; nothing can be saved")
-        self._tier.lease.take()
+        self._tiers.take()
         if self._is_restored:
             return
         if self._config is not None:
             open_run(self._config, self.storage)
-        self._tier.refuse_checkpoints()
+        self._tiers.refuse_checkpoints()
         self._is_restored = True
 
-    def _write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
-        """Writes, commits and deletes what is not kept; on the writer's thread."""
-        try:
-            info = self._tier.write(snapshot, draft)
-        finally:
-            snapshot.release()
-        self.committed_step = draft.step
-        self.last_save_secs = self._tier.last_write_secs
-        self._schedule.committed(draft.metrics)
-        self._tier.tidy(draft.step)
-        self.failures.succeeded()
-        return info
+    def _save(
+        self,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, float] | None,
+        in_durable: bool,
+    ) -> SaveHandle:
+        """Takes a snapshot and begins to write it, to the tiers that are due."""
+        stopped_secs = self._options.elapsed()
+        self._check_may_save()
+        audited.note_step(state, wait=self.wait)
+        self._changes.record(step=self._due.last_step)
+        self._saving.make_way(in_durable=in_durable)
+        fingerprint = None if self._config is None else fingerprint_of(self._config)
+        draft = draft_manifest(
+            state, metrics=metrics, config=fingerprint, time=self._clock()
+        )
+        return self._saving.begin(
+            state, draft, in_durable=in_durable, stopped_secs=stopped_secs
+        )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.lease import elapsed_secs
 from resumable_tf.checkpoint.policy import SavePolicy
 from resumable_tf.checkpoint.retention import KeepPolicy
@@ -36,6 +37,7 @@ class SaveOptions:
             read-only, no permission, ...) ends the training: "stop", or "continue",
             count it and try again when the next save is due. The last save of a
             training must succeed in any case.
+        fast_tier: A second place for checkpoints, on this machine; None has none.
         clock: Seconds since 1970; goes into the manifests, and decides nothing.
         elapsed: Seconds by a clock that never jumps, for all periods.
     """
@@ -45,6 +47,7 @@ class SaveOptions:
     asynchronous: bool = True
     when_busy: WhenBusy = "wait"
     on_storage_error: OnStorageError = "stop"
+    fast_tier: FastTier | None = None
     clock: Callable[[], float] = time.time
     elapsed: Callable[[], float] = elapsed_secs
 

@@ -1,7 +1,7 @@
 """Back into the live objects: the newest checkpoint that verifies.
 
-    info = restore_newest(catalog, storage, state, quarantines=True)
-    info = restore_step(catalog, storage, state, step=41000)
+    info = restore_newest(tiers, state, quarantines=True, may_change=may_change)
+    info = restore_step(tiers, state, step=41000, may_change=may_change)
 
 Everything is compared before any live object is touched.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 
 from resumable_tf.checkpoint.bundle import open_bundle
-from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.comparison import (
     check_data,
     check_inventory,
@@ -21,16 +20,17 @@ from resumable_tf.checkpoint.environment import changes, environment
 from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
 from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import CheckpointInfo
-from resumable_tf.errors import CheckpointCorruptError
+from resumable_tf.checkpoint.tier import Tier
+from resumable_tf.checkpoint.tier_choice import Place
+from resumable_tf.checkpoint.tiers import Tiers
+from resumable_tf.errors import CheckpointCorruptError, NoCheckpointError
 from resumable_tf.state import TrainState
-from resumable_tf.storage import Storage
 
 _log = logging.getLogger(__name__)
 
 
 def restore_newest(
-    catalog: Catalog,
-    storage: Storage,
+    tiers: Tiers,
     state: TrainState,
     *,
     quarantines: bool,
@@ -41,8 +41,7 @@ def restore_newest(
     The reason for leaving out a damaged one is in the log.
 
     Args:
-        catalog: The run's checkpoints.
-        storage: The run directory.
+        tiers: The run's checkpoints.
         state: The live objects.
         quarantines: Whether to move damaged checkpoints out of the way.
         may_change: Tells whether the batch size may be another than the saved one.
@@ -54,20 +53,26 @@ def restore_newest(
         CheckpointCorruptError: If there were checkpoints and none verifies.
         CheckpointMismatchError: If the live objects are others than the saved ones.
         DataMismatchError: If the data is not the saved one.
+        FastTierMismatchError: If the fast tier is another run's.
     """
-    steps = catalog.steps()
-    for step in reversed(steps):
+    damaged: set[Place] = set()
+    # What is damaged may change which of the others count.
+    while candidates := tiers.candidates(without=damaged):
+        place = candidates[0]
+        tier = tiers.tier(place)
         try:
-            return _restore(catalog, storage, state, step, may_change)
+            return _restore(tier, state, place.step, may_change)
         except CheckpointCorruptError as error:
             where = "left in place"
             if quarantines:
-                where = f"moved to {catalog.set_aside(step, QUARANTINE)}"
+                where = f"moved to {tier.catalog.set_aside(place.step, QUARANTINE)}"
             _log.warning(
-                "checkpoint %d is damaged (%s); %s, trying the one before",
-                *(step, error, where),
+                "checkpoint %d is damaged (%s) in %s; %s, trying the one before",
+                *(place.step, error, tier.storage.root, where),
             )
-    if steps or catalog.quarantined():
+            damaged.add(place)
+    storage = tiers.durable.storage
+    if damaged or tiers.durable.catalog.quarantined():
         raise CheckpointCorruptError(
             f"no checkpoint in {storage.locate(CHECKPOINTS)} can be read; damaged ones "
             f"are moved to {storage.locate(QUARANTINE)}. Mend them, or start a new "
@@ -76,19 +81,45 @@ def restore_newest(
     return None
 
 
+def restore_existing(
+    tiers: Tiers, state: TrainState, *, step: int | None, may_change: MayChange
+) -> CheckpointInfo:
+    """Restores a checkpoint that must be there; moves nothing.
+
+    Args:
+        tiers: The run's checkpoints.
+        state: The live objects.
+        step: Which one; None takes the newest that verifies.
+        may_change: Tells whether the batch size may be another than the saved one.
+
+    Returns:
+        What was restored.
+
+    Raises:
+        NoCheckpointError: If it is not there.
+        CheckpointCorruptError: If it does not verify; it stays where it is.
+        CheckpointMismatchError: If the live objects are others than the saved ones.
+        DataMismatchError: If the data is not the saved one.
+    """
+    if step is not None:
+        return restore_step(tiers, state, step=step, may_change=may_change)
+    found = restore_newest(tiers, state, quarantines=False, may_change=may_change)
+    if found is None:
+        raise NoCheckpointError(f"{tiers.durable.storage.root} has no checkpoint")
+    return found
+
+
 def restore_step(
-    catalog: Catalog,
-    storage: Storage,
+    tiers: Tiers,
     state: TrainState,
     *,
     step: int,
     may_change: MayChange,
 ) -> CheckpointInfo:
-    """Restores one certain checkpoint.
+    """Restores one certain checkpoint, from whichever tier has it undamaged.
 
     Args:
-        catalog: The run's checkpoints.
-        storage: The run directory.
+        tiers: The run's checkpoints.
         state: The live objects.
         step: Which one.
         may_change: Tells whether the batch size may be another than the saved one.
@@ -101,21 +132,38 @@ def restore_step(
         CheckpointCorruptError: If it does not verify; it stays where it is.
         CheckpointMismatchError: If the live objects are others than the saved ones.
         DataMismatchError: If the data is not the saved one.
+        FastTierMismatchError: If the fast tier is another run's.
     """
-    catalog.require(step)
-    return _restore(catalog, storage, state, step, may_change)
+    places = [place for place in tiers.candidates() if place.step == step]
+    for place in places[:-1]:
+        tier = tiers.tier(place)
+        try:
+            return _restore(tier, state, step, may_change)
+        except CheckpointCorruptError as error:
+            _log.warning(
+                "checkpoint %d is damaged (%s) in %s; trying the durable one",
+                *(step, error, tier.storage.root),
+            )
+    if not places:
+        tiers.durable.catalog.require(step)
+    return _restore(tiers.tier(places[-1]), state, step, may_change)
 
 
 def _restore(
-    catalog: Catalog,
-    storage: Storage,
-    state: TrainState,
-    step: int,
-    may_change: MayChange,
+    tier: Tier, state: TrainState, step: int, may_change: MayChange
 ) -> CheckpointInfo:
-    info = catalog.info(step)
+    """Restores one checkpoint.
+
+    Raises:
+        CheckpointCorruptError: If it is damaged or gone.
+    """
+    try:
+        info = tier.catalog.info(step)
+    except FileNotFoundError as error:
+        # By the training that it belongs to, while this process only reads.
+        raise CheckpointCorruptError("it was deleted meanwhile") from error
     can_change = state.can_continue_data
-    with open_bundle(storage, info.manifest) as path:
+    with open_bundle(tier.storage, info.manifest) as path:
         check_data(
             info.manifest,
             state.describe_data(),

@@ -150,6 +150,10 @@ class Schedule:
         self._state = state
         self._note_save(state.step)
 
+    def count_from(self, step: int, state: TrainState) -> None:
+        """Counts from a save of an earlier step, of long ago."""
+        self._last = LastSave(step=step, secs=0.0, epoch=state.epoch_of(step))
+
     def timed(self, job: Callable[[], _T]) -> Callable[[], _T]:
         """Returns the same job of the writer, which notes when it is over."""
 

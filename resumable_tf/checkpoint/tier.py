@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from resumable_tf.checkpoint.bundle import write_bundle
 from resumable_tf.checkpoint.catalog import Catalog
-from resumable_tf.checkpoint.layout import SUPERSEDED
+from resumable_tf.checkpoint.layout import CHECKPOINTS, SUPERSEDED, manifest_name
 from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.retention import Candidate, KeepAny
 from resumable_tf.checkpoint.tensorflow_errors import as_os_errors
-from resumable_tf.errors import CheckpointCorruptError, ResumableError, UsageError
+from resumable_tf.errors import (
+    CheckpointCorruptError,
+    ResumableError,
+    SaveError,
+)
 from resumable_tf.state import Snapshot
 from resumable_tf.storage import Storage
+from resumable_tf.storage.transfer import Upload, upload_files
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +41,16 @@ class Tier:
         last_write_secs: How long the last write took, commit included, None before.
     """
 
-    def __init__(self, storage: Storage, *, keep: KeepAny) -> None:
+    def __init__(
+        self, storage: Storage, *, keep: KeepAny, keeps_superseded: bool = True
+    ) -> None:
         """Remembers its arguments; nothing is read or written.
 
         Args:
             storage: Where the checkpoints are.
             keep: What to keep after a save.
+            keeps_superseded: Whether what a save has moved out of the way stays, but
+                for other copies of the same step.
         """
         self.storage = storage
         self.catalog = Catalog(storage)
@@ -48,14 +58,18 @@ class Tier:
         self._keep = keep
         # Set by the writer's thread; a plain assignment.
         self.last_write_secs: float | None = None
+        self._keeps_superseded = keeps_superseded
         # Manifests never change: each is read once. By step.
         self._known: dict[int, Candidate] = {}
 
-    def begin(self) -> None:
+    def begin(self, *, completes: int | None = None) -> None:
         """Takes the lease and tidies up what a killed process has left.
 
         The lease is given back if that fails: what can't go on with the run does not
         keep others from it.
+
+        Args:
+            completes: A step whose unfinished copy will be completed; None for none.
 
         Raises:
             RunInUseError: If another process saves to the run and is alive.
@@ -63,25 +77,11 @@ class Tier:
         """
         self.lease.take()
         try:
-            self.catalog.clean()
+            self.catalog.clean(keeps=completes)
             self.catalog.check_state_file()
         except BaseException:
             self.lease.release()
             raise
-
-    def refuse_checkpoints(self) -> None:
-        """Refuses to begin a run where there is one.
-
-        Raises:
-            UsageError: If there are checkpoints.
-        """
-        steps = self.catalog.steps()
-        if steps:
-            raise UsageError(
-                f"{self.storage.root} has checkpoints up to step {steps[-1]}; call "
-                "restore_or_initialize(state) before the first save, or start a new "
-                "run directory"
-            )
 
     def write(self, snapshot: Snapshot, draft: Manifest) -> CheckpointInfo:
         """Writes and commits a checkpoint, then deletes what is not kept.
@@ -101,11 +101,7 @@ class Tier:
             SaveError: If the bundle does not hold what the snapshot does.
         """
         began = time.monotonic()
-        self.lease.check()
-        self.catalog.clean()
-        for step in self.catalog.steps():
-            if step >= draft.step:
-                self.catalog.set_aside(step, SUPERSEDED)
+        self._make_room(draft.step)
         try:
             with as_os_errors():
                 write_bundle(
@@ -136,8 +132,55 @@ class Tier:
         self._known = {s: self._known[s] for s in steps if s in self._known}
         return list(self._known.values())
 
-    def tidy(self, step: int) -> None:
+    def copy(
+        self,
+        source: Tier,
+        step: int,
+        *,
+        completes: bool,
+        before_commit: Callable[[], None],
+    ) -> CheckpointInfo:
+        """Copies and commits another tier's checkpoint, with the same manifest.
+
+        Args:
+            source: Where it is; it must stay there meanwhile.
+            step: Which one.
+            completes: Whether files of it that have arrived already may be used.
+            before_commit: Called right before the manifest is written.
+
+        Returns:
+            The committed checkpoint.
+
+        Raises:
+            FencedOffError: If the lease was lost; nothing was committed.
+            SaveError: If the other tier's storage is no local one.
+        """
+        began = time.monotonic()
+        self._make_room(step, completes=completes)
+        manifest = source.catalog.read(step)
+        uploads = []
+        for record in manifest.files:
+            name = f"{CHECKPOINTS}/{record.name}"
+            path = source.storage.local_path(name)
+            if path is None:
+                raise SaveError(f"{source.storage.locate(name)} is no local file")
+            uploads.append(Upload(name, path, record.crc32c))
+        self.storage.make_dirs(CHECKPOINTS)
+        upload_files(self.storage, uploads)
+        before_commit()
+        self.lease.verify()
+        self.storage.create(manifest_name(step), manifest.to_bytes())
+        self.last_write_secs = time.monotonic() - began
+        info = self.catalog.info(step)
+        self._remember(info.manifest)
+        return info
+
+    def tidy(self, step: int, *, pinned: int | None = None) -> None:
         """Deletes what is not kept, after `step` was committed.
+
+        Args:
+            step: The newest checkpoint.
+            pinned: A step that is in use, and stays; None for none.
 
         Raises:
             FencedOffError: If the lease was lost; nothing was deleted.
@@ -149,10 +192,10 @@ class Tier:
             committed = [Candidate(step) for step in self.catalog.steps()]
         doomed = self._keep.to_delete(committed)
         if doomed:
-            pinned = self.catalog.pinned()
-            self.catalog.delete(step for step in doomed if step not in pinned)
+            kept = {*self.catalog.pinned(), pinned}
+            self.catalog.delete(step for step in doomed if step not in kept)
         self.catalog.check_state_file()
-        self.catalog.drop_superseded(step)
+        self.catalog.drop_superseded(step if self._keeps_superseded else None)
 
     def end(self) -> None:
         """Gives the lease back.
@@ -161,6 +204,14 @@ class Tier:
             SaveError: If the storage failed; the lease then runs out by itself.
         """
         self.lease.release()
+
+    def _make_room(self, step: int, *, completes: bool = False) -> None:
+        """Moves what is as new as `step`, or newer, out of the way."""
+        self.lease.check()
+        self.catalog.clean(keeps=step if completes else None)
+        for other in self.catalog.steps():
+            if other >= step:
+                self.catalog.set_aside(other, SUPERSEDED)
 
     def _remember(self, manifest: Manifest) -> None:
         step = manifest.step

@@ -9,6 +9,7 @@ its `call`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -58,6 +59,11 @@ def replace(files: Any, path: str, data: bytes, *, generation: str) -> str:
 
     Raises `FileExistsError` if the object is of another generation (412).
     """
+    return str(put(files, path, data, ifGenerationMatch=generation)["generation"])
+
+
+def put(files: Any, path: str, data: bytes, **conditions: str) -> dict[str, Any]:
+    """Writes an object in one request; returns its resource."""
     bucket, key, _ = files.split_path(path)
     resource = files.call(
         "POST",
@@ -65,12 +71,35 @@ def replace(files: Any, path: str, data: bytes, *, generation: str) -> str:
         bucket,
         uploadType="media",
         name=key,
-        ifGenerationMatch=generation,
         headers={"Content-Type": "application/octet-stream"},
         data=data,
         json_out=True,
+        **conditions,
     )
-    return str(resource["generation"])
+    return dict(resource)
+
+
+def compose(
+    files: Any, path: str, sources: Sequence[str], *, generation: str | None = None
+) -> None:
+    """Joins up to 32 objects of the same bucket into one; they stay.
+
+    Raises `FileExistsError` if the target is of another generation (412).
+    """
+    bucket, key, _ = files.split_path(path)
+    names = [files.split_path(source)[1] for source in sources]
+    conditions = {} if generation is None else {"ifGenerationMatch": generation}
+    files.call(
+        "POST",
+        "b/{}/o/{}/compose",
+        bucket,
+        key,
+        json={
+            "sourceObjects": [{"name": name} for name in names],
+            "destination": {"contentType": "application/octet-stream"},
+        },
+        **conditions,
+    )
 
 
 def delete_version(files: Any, path: str, *, generation: str) -> None:

@@ -17,6 +17,8 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 
+import google_crc32c
+
 from resumable_tf.storage.protocol import CHUNK_BYTES
 
 _PARTIAL_PREFIX = ".partial-"
@@ -70,10 +72,17 @@ class LocalStorage:
         """Writes or replaces a file atomically."""
         self._write(name, [data])
 
-    def upload(self, name: str, path: str) -> None:
-        """Copies the local file `path` to `name` atomically."""
+    def upload(self, name: str, path: str, *, checksum: str | None = None) -> None:
+        """Copies the local file `path` to `name` atomically.
+
+        Raises:
+            OSError: If what was read does not have the checksum.
+        """
         with open(path, "rb") as file:
-            self._write(name, iter(lambda: file.read(CHUNK_BYTES), b""))
+            chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK_BYTES), b"")
+            if checksum is not None:
+                chunks = _checked(chunks, path, checksum)
+            self._write(name, chunks)
 
     def create(self, name: str, data: bytes) -> None:
         """Writes a file that must not exist yet.
@@ -238,6 +247,20 @@ class LocalStorage:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
+
+
+def _checked(chunks: Iterable[bytes], path: str, expected: str) -> Iterator[bytes]:
+    """Yields the chunks, and compares their crc32c at the end.
+
+    Raises:
+        OSError: If it is another.
+    """
+    checksum = 0
+    for chunk in chunks:
+        checksum = google_crc32c.extend(checksum, chunk)
+        yield chunk
+    if f"{checksum:08x}" != expected:
+        raise OSError(f"{path} has crc32c {checksum:08x}, not {expected}")
 
 
 def _sync_directory(path: str) -> None:

@@ -16,13 +16,14 @@ import contextlib
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import fsspec
 import google_crc32c
 
-from resumable_tf.storage import gcs
+from resumable_tf.storage import gcs, gcs_parts
 from resumable_tf.storage.protocol import CHUNK_BYTES
 from resumable_tf.storage.retry import RetryPolicy, UploadChangedError
 
@@ -53,6 +54,8 @@ class ObjectStorage:
         self._options = dict(options or {})
         self._retry = retry or RetryPolicy()
         self._opened: tuple[Any, str] | None = None
+        # Each held by one chunk or part in memory, whatever is uploaded side by side.
+        self._slots = threading.BoundedSemaphore(gcs_parts.NUM_PARALLEL_PARTS)
 
     @property
     def root(self) -> str:
@@ -101,18 +104,29 @@ class ObjectStorage:
         files, path = self._at(name)
         self._try("writing", name, lambda: files.pipe_file(path, data))
 
-    def upload(self, name: str, path: str) -> None:
+    def upload(self, name: str, path: str, *, checksum: str | None = None) -> None:
         """Copies the local file `path` to `name` and compares what has arrived.
+
+        On Google Cloud Storage a large one goes in parts, side by side; parts that a
+        killed process has left are used.
 
         Raises:
             OSError: If the object's length or checksum is not the file's.
         """
         files, target = self._at(name)
-        size, checksum = os.stat(path).st_size, _base64_crc32c(path)
+        size = os.stat(path).st_size
+        expected = _base64_crc32c(path) if checksum is None else _to_base64(checksum)
+        in_parts = gcs.is_gcs(files) and size >= gcs_parts.MIN_BYTES
+        attempt = functools.partial(self._try, "uploading", name)
+        if checksum is not None and self._has(files, target, size, expected):
+            return
 
         def send() -> None:
-            if gcs.is_gcs(files):
-                gcs.upload(files, path, target, chunk_bytes=_UPLOAD_CHUNK_BYTES)
+            if in_parts:
+                gcs_parts.upload_in_parts(files, path, target, slots=self._slots)
+            elif gcs.is_gcs(files):
+                with self._slots:
+                    gcs.upload(files, path, target, chunk_bytes=_UPLOAD_CHUNK_BYTES)
             else:
                 files.put_file(path, target)
             info = self._info(files, target)
@@ -122,12 +136,15 @@ class ObjectStorage:
                     f"{size}"
                 )
             # Google Cloud Storage's own checksum, in base64.
-            if info.get("crc32c", checksum) != checksum:
+            if info.get("crc32c", expected) != expected:
                 raise UploadChangedError(
                     f"{self.locate(name)} was changed by its upload: {info['crc32c']}"
                 )
 
-        self._try("uploading", name, send)
+        attempt(send)
+        if in_parts:
+            parts = gcs_parts.parts_folder(target)
+            attempt(lambda: gcs_parts.delete_parts(files, parts))
 
     def create(self, name: str, data: bytes) -> None:
         """Writes an object that must not exist yet, in one conditional request.
@@ -231,13 +248,18 @@ class ObjectStorage:
         files, path = self._at(directory)
         _, root = self._at("")
         found = self._try("listing", directory, lambda: files.find(path))
-        return sorted(name[len(root) :].lstrip("/") for name in found)
+        names = (name[len(root) :].lstrip("/") for name in found)
+        return sorted(name for name in names if not gcs_parts.is_part(name))
 
     def sync(self, name: str) -> None:
         """Does nothing: an object is durable when its upload returns."""
 
     def remove_partial_writes(self, directory: str) -> None:
-        """Does nothing: an unfinished upload is never visible."""
+        """Removes the parts of unfinished uploads right below `directory`."""
+        files, path = self._at(f"{directory}/{gcs_parts.PARTS}".lstrip("/"))
+        if gcs.is_gcs(files):
+            delete = functools.partial(gcs_parts.delete_parts, files, path)
+            self._try("tidying", directory, delete)
 
     def _try(self, verb: str, name: str, work: Callable[[], _T]) -> _T:
         return self._retry.run(work, what=f"{verb} {self.locate(name)}")
@@ -249,6 +271,14 @@ class ObjectStorage:
     def _info(self, files: Any, path: str) -> Mapping[str, Any]:
         info = gcs.stat(files, path) if gcs.is_gcs(files) else files.info(path)
         return dict(info)
+
+    def _has(self, files: Any, path: str, size: int, expected: str) -> bool:
+        """Returns whether an object is what is to be uploaded, as far as it says so."""
+        try:
+            info = self._try("looking at", path, lambda: self._info(files, path))
+        except FileNotFoundError:
+            return False
+        return (int(info["size"]), info.get("crc32c")) == (size, expected)
 
     def _expect(self, name: str, version: str) -> None:
         _, found = self.read_version(name)
@@ -278,6 +308,11 @@ def _fetch_pieces(
         if isinstance(piece, Exception):  # Older versions of fsspec return them.
             raise piece
     return [bytes(piece) for piece in pieces]
+
+
+def _to_base64(checksum: str) -> str:
+    """Returns a crc32c of 8 hexadecimal digits as Google Cloud Storage writes it."""
+    return base64.b64encode(bytes.fromhex(checksum)).decode("ascii")
 
 
 def _base64_crc32c(path: str) -> str:

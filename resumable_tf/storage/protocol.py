@@ -49,8 +49,18 @@ class Storage(Protocol):
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces a file."""
 
-    def upload(self, name: str, path: str) -> None:
-        """Writes or replaces a file with the contents of the local file `path`."""
+    def upload(self, name: str, path: str, *, checksum: str | None = None) -> None:
+        """Writes or replaces a file with the contents of the local file `path`.
+
+        Args:
+            name: The file.
+            path: Of the local file.
+            checksum: Its crc32c as 8 hexadecimal digits, if it is known: then it is
+                not read once more to find out.
+
+        Raises:
+            OSError: If something else has arrived, or was read.
+        """
 
     def create(self, name: str, data: bytes) -> None:
         """Writes a file that must not exist yet: the commit.

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from models import Recipe, TransformerConfig, preset
+from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.options import OnStorageError, SaveOptions
 from resumable_tf.errors import UsageError
 
@@ -45,6 +46,9 @@ class TrainConfig:
         save_every_secs: Also save when this long has passed since the last save; 300
             if None, but never if `save_every_steps` is "auto".
         keep_last: Checkpoints to keep.
+        fast_dir: A local directory, such as one on a RAM disk, to save to more often
+            than to `run_dir`; none if None.
+        fast_every_steps: Save there at multiples of this.
         on_storage_error: Whether a save that fails because of the storage ends the
             training, `stop`, or is tried again when the next one is due, `continue`.
         eval_every_steps: Validation loss at multiples of this; only at the end if
@@ -73,6 +77,8 @@ class TrainConfig:
     save_every_steps: int | Literal["auto"] | None = 500
     save_every_secs: float | None = None
     keep_last: int = 3
+    fast_dir: str | None = None
+    fast_every_steps: int | None = None
     on_storage_error: OnStorageError = "stop"
     eval_every_steps: int | None = None
     log_every_steps: int = 10
@@ -95,6 +101,7 @@ class TrainConfig:
             "save_every_steps",
             "save_every_secs",
             "keep_last",
+            "fast_every_steps",
             "eval_every_steps",
             "log_every_steps",
         ):
@@ -104,6 +111,7 @@ class TrainConfig:
             if value is not None and value <= 0:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag} {value}: it must be larger than 0.")
+        self._check_fast_tier()
         if self.dropout_rate is not None and not 0 <= self.dropout_rate < 1:
             raise UsageError(
                 f"--dropout-rate {self.dropout_rate}: it must be at least 0 and "
@@ -121,6 +129,21 @@ class TrainConfig:
             preset(self.preset)
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def _check_fast_tier(self) -> None:
+        """Checks the flags of the fast tier.
+
+        Raises:
+            UsageError: If they can't work together.
+        """
+        if (self.fast_dir is None) != (self.fast_every_steps is None):
+            raise UsageError("use --fast-dir and --fast-every-steps together.")
+        if self.fast_dir is not None and self.strategy == "multi_worker":
+            raise UsageError(
+                "--fast-dir is a directory of one machine, and the workers of "
+                "--strategy multi_worker could go on from different steps; leave it "
+                "out."
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -146,7 +169,10 @@ class TrainConfig:
     @property
     def save_options(self) -> SaveOptions:
         """How to save."""
-        return SaveOptions(on_storage_error=self.on_storage_error)
+        fast = None
+        if self.fast_dir is not None:
+            fast = FastTier(self.fast_dir, every_steps=self.fast_every_steps)
+        return SaveOptions(on_storage_error=self.on_storage_error, fast_tier=fast)
 
     @property
     def last_step(self) -> int:

@@ -27,7 +27,7 @@ from resumable_tf.errors import EXIT_PREEMPTED, ResumableError, SaveError
 from resumable_tf.notices.metadata import metadata_pollers
 from resumable_tf.notices.notice import Notice, NoticePoller
 from resumable_tf.supervising.heartbeat import Heartbeat
-from resumable_tf.training.grace import describe_grace
+from resumable_tf.training.grace import choose_tier, describe_grace
 
 if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer
@@ -277,7 +277,8 @@ class PreemptionGuard:
         _log.warning("%s (%s): stopping at step %d", request.name, request.detail, step)
         if checkpointer is not None:
             left = self.grace_left_secs()
-            took, committed = checkpointer.last_save_secs, checkpointer.committed_step
+            took = checkpointer.save_secs["durable"]
+            committed = checkpointer.committed_step
             _log.warning("%s", describe_grace(left, took, committed))
 
     def finish(self, step: int) -> None:
@@ -305,12 +306,7 @@ class PreemptionGuard:
         """
         self.announce(state.step, checkpointer)
         if checkpointer is not None:
-            try:
-                checkpointer.wait()
-            except SaveError as error:
-                # There may be no other chance to save what came after it.
-                _log.error("saving step %d none the less: %s", state.step, error)
-            save_last(state, checkpointer)
+            self._save(state, checkpointer)
         self.finish(state.step)
         raise Preempted(
             f"{request.name}: saved step {state.step} and stopped. "
@@ -318,18 +314,41 @@ class PreemptionGuard:
             step=state.step,
         )
 
+    def _save(self, state: TrainState, checkpointer: Checkpointer) -> None:
+        """Saves as durably as the time that is left allows.
+
+        Raises:
+            SaveError: If that fails.
+        """
+        left = self.grace_left_secs()
+        if choose_tier(left, checkpointer.save_secs) == "fast":
+            _log.warning(
+                "saving step %d to the fast tier only: the run directory can't be "
+                "reached in %.1f s. The next start here copies it there",
+                *(state.step, left),
+            )
+            checkpointer.save(state, in_durable=False).result()
+            return
+        try:
+            checkpointer.wait()
+        except SaveError as error:
+            # There may be no other chance to save what came after it.
+            _log.error("saving step %d none the less: %s", state.step, error)
+        save_last(state, checkpointer)
+
 
 def save_last(state: TrainState, checkpointer: Checkpointer) -> None:
-    """Waits for the save under way, and saves the state unless that is done.
+    """Waits until the run directory has the state.
 
     Args:
         state: The live objects, between two steps.
         checkpointer: Saves them.
 
     Raises:
-        SaveError: If one of the two can't be saved.
+        SaveError: If the save under way or this one fails.
     """
     checkpointer.wait()
     # Asks no storage: one that fails must not keep the last save from being tried.
-    if checkpointer.committed_step != state.step:
+    if checkpointer.durable_step != state.step:
         checkpointer.save(state).result()
+        checkpointer.wait()

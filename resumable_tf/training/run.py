@@ -43,7 +43,7 @@ from resumable_tf.training.hooks import (
 from resumable_tf.training.loop import LoopPlan, run_loop
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
-from resumable_tf.training.preemption import PreemptionGuard
+from resumable_tf.training.preemption import PreemptionGuard, save_last
 from resumable_tf.training.progress import Progress
 from resumable_tf.training.step import (
     Batch,
@@ -193,7 +193,11 @@ class _Session:
             run_dir=config.run_dir,
             phase_secs=phases.secs,
         )
+        saver = checkpointer if self.topology.is_chief else None
         if result.was_finished:
+            if start > 0 and saver is not None:
+                # The last save may have come as far as the fast tier only.
+                save_last(self.state, saver)
             return dataclasses.replace(result, step=start)
         if found is not None:
             logger.info(
@@ -207,7 +211,6 @@ class _Session:
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
             hooks = self._hooks(checkpointer, progress)
-            saver = checkpointer if self.topology.is_chief else None
             run_loop(self._plan(phases), self.state, saver, hooks=hooks, guard=guard)
         return result
 
@@ -262,7 +265,11 @@ class _Session:
             return result
 
         config = self.config
-        breaks = [config.save_every_steps, config.eval_every_steps]
+        breaks = [
+            config.save_every_steps,
+            config.fast_every_steps,
+            config.eval_every_steps,
+        ]
         return LoopPlan(
             stop_step=config.last_step,
             # An audit names the first step that differs.

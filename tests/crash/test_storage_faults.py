@@ -19,11 +19,12 @@ import pytest
 from helpers.fake_gcs import BUCKET, FakeGcs
 from helpers.fake_gcs_faults import Fault
 
-from resumable_tf.storage import ObjectStorage, object_store
+from resumable_tf.storage import ObjectStorage, gcs_parts, object_store
 from resumable_tf.storage.retry import RetryPolicy
 
 RUN = "gs://bucket/run"
 BIG = bytes(range(256)) * (5 * 2**12) + b"more than 5 MiB"
+LONG = BIG + b"goes in parts"
 NO_WAIT = RetryPolicy(sleep=lambda secs: None)
 
 # What passes: the operation must have its one effect, and no other.
@@ -57,6 +58,7 @@ OPERATIONS: dict[str, Callable[[ObjectStorage, Path], Any]] = {
     "write_bytes": lambda storage, _: storage.write_bytes("old", b"new"),
     "upload": lambda storage, path: storage.upload("old", str(path / "small")),
     "upload in chunks": lambda storage, path: storage.upload("old", str(path / "big")),
+    "upload in parts": lambda storage, path: storage.upload("old", str(path / "long")),
     "create": lambda storage, _: storage.create("new", b"mine"),
     "replace": replace,
     "delete_version": delete_version,
@@ -76,12 +78,15 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("gcsfs.retry.asyncio", types.SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(object_store, "_UPLOAD_CHUNK_BYTES", 4 * 2**20)
+    monkeypatch.setattr(gcs_parts, "MIN_BYTES", len(LONG))
+    monkeypatch.setattr(gcs_parts, "_PART_BYTES", 2 * 2**20)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     (tmp_path / "small").write_bytes(b"small")
     (tmp_path / "big").write_bytes(BIG)
+    (tmp_path / "long").write_bytes(LONG)
     return tmp_path
 
 

@@ -148,7 +148,7 @@ def test_told_to_stop_it_stops_at_the_next_call(tmp_path: Path) -> None:
         for _ in range(9):
             advance(state)
             checkpointer.maybe_save(state)
-            checkpointer._writer.finish()
+            checkpointer._saving.writer.finish()
     storage.repair()
     checkpointer.close()
     assert_restorable(str(tmp_path), 1)
@@ -331,10 +331,10 @@ def test_what_is_not_the_storages_fault_stops_the_training_in_any_case(
     state = small_state()
     options = SaveOptions(on_storage_error="continue")
     checkpointer = Checkpointer(str(tmp_path), every_steps=1, options=options)
-    monkeypatch.setattr(checkpointer._tier, "write", failing_with(error))
+    monkeypatch.setattr(checkpointer._tiers, "write", failing_with(error))
     advance(state)
     assert checkpointer.maybe_save(state) is not None
-    checkpointer._writer.finish()
+    checkpointer._saving.writer.finish()
     with pytest.raises(SaveError) as caught:
         checkpointer.maybe_save(state)
     assert caught.value.__cause__ is error

@@ -65,9 +65,6 @@ class FakeGcs:
         self._server.shutdown()
         self._server.server_close()
 
-    def serve_forever(self) -> None:
-        self._server.serve_forever()
-
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Counts the requests that are answered at the same time."""
@@ -274,6 +271,8 @@ class Api:
 
     def compose(self, bucket: str, name: str, body: bytes) -> Reply:
         sources = json.loads(body)["sourceObjects"]
+        if len(sources) > 32:
+            raise ApiError(400, "The number of source components exceeds 32.")
         parts = [self.store.get(bucket, source["name"]).data for source in sources]
         stored = self.store.put(bucket, name, b"".join(parts), self.conditions)
         return _json(stored.resource())
@@ -393,7 +392,7 @@ def main() -> None:
     settings = parser.parse_args()
     server = FakeGcs(port=settings.port, buckets=(settings.bucket,))
     print(server.url, flush=True)
-    server.serve_forever()
+    server._server.serve_forever()
 
 
 if __name__ == "__main__":

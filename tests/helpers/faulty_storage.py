@@ -76,9 +76,9 @@ class FaultyStorage:
         is_cut = self._operate("write", name)
         self._storage.write_bytes(name, data[: len(data) // 2] if is_cut else data)
 
-    def upload(self, name: str, path: str) -> None:
+    def upload(self, name: str, path: str, *, checksum: str | None = None) -> None:
         is_cut = self._operate("upload", name)
-        self._storage.upload(name, path)
+        self._storage.upload(name, path, checksum=checksum)
         if is_cut:
             data = self._storage.read_bytes(name)
             self._storage.write_bytes(name, data[: len(data) // 2])

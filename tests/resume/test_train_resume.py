@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -78,6 +80,29 @@ def test_killed_at_random_steps_the_run_ends_bit_for_bit_the_same(
     strategy, uninterrupted = reference
     steps = sorted(random.Random(strategy).sample(range(1, 24), 3))
     _kill_and_finish(tmp_path / "run", corpus, strategy, steps)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.crash
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["one"], indirect=True)
+def test_killed_with_a_fast_tier_that_is_lost_on_the_way_it_is_the_same(
+    reference: tuple[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    _, uninterrupted = reference
+    fast = {"fast_dir": tmp_path / "fast", "fast_every_steps": 2}
+    args = train_args(tmp_path / "run", corpus, **STRATEGIES["one"], **fast)
+    resumed = []
+    for step in (7, 11, 15):
+        killed = run_training(args, kill_after_step=step)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        resumed += re.findall(r"resumed from step (\d+)", killed.stderr)
+        if step == 11:
+            shutil.rmtree(tmp_path / "fast")
+    done = run_training(args)
+    assert done.returncode == 0, done.stderr
+    # How far a save in flight has come is a matter of chance.
+    assert resumed and int(resumed[0]) in (4, 6)
     assert_same_run(tmp_path / "run", uninterrupted)
 
 

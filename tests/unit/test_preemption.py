@@ -159,7 +159,7 @@ def test_a_save_under_way_is_finished_before_the_last_one(tmp_path: Path) -> Non
         LocalStorage(str(tmp_path)), fail_at=12, mode="delay", sleep=block
     )
     with rtf.Checkpointer(storage) as checkpointer, quiet_guard() as guard:
-        assert checkpointer.last_save_secs is None
+        assert checkpointer.save_secs == {"durable": None}
         advance(state)
         checkpointer.save(state)
         assert begun.wait(60)
@@ -168,7 +168,7 @@ def test_a_save_under_way_is_finished_before_the_last_one(tmp_path: Path) -> Non
         threading.Timer(0.1, may_end.set).start()
         with pytest.raises(rtf.Preempted, match="SIGTERM: saved step 2 and stopped"):
             guard.after_step(state, checkpointer)
-        assert 0.0 < checkpointer.last_save_secs < 60.0
+        assert 0.0 < checkpointer.save_secs["durable"] < 60.0
     assert steps_in(tmp_path) == [1, 2]
     found = small_state()
     rtf.Checkpointer(str(tmp_path)).restore(found)
@@ -250,7 +250,7 @@ def test_the_log_says_why_it_stops_and_what_time_is_left(
     ):
         advance(state)
         checkpointer.save(state).result()
-        checkpointer.last_save_secs = 40.0
+        checkpointer._tiers.durable.last_write_secs = 40.0
         guard.request("preempted", "the metadata server says: preempted TRUE")
         now[0] = 2.0
         advance(state)
@@ -333,3 +333,33 @@ def test_the_supervisor_is_told_of_steps_and_of_the_last_save(
             guard.after_step(state, checkpointer)
     assert (read_beat(path).step, read_beat(path).is_training) == (2, False)
     os.kill(os.getpid(), signal.SIGUSR1)  # Would end the tests without a handler.
+
+
+@pytest.mark.parametrize(
+    ("durable_secs", "expected"),
+    [(1.0, ([1, 2], [1, 2])), (40.0, ([1, 2], [1])), (None, ([1, 2], [1]))],
+)
+def test_the_fast_tier_is_taken_when_the_run_directory_is_too_far(
+    tmp_path: Path, durable_secs: float | None, expected: tuple[list[int], list[int]]
+) -> None:
+    run_dir, fast = tmp_path / "run", tmp_path / "fast"
+    options = rtf.SaveOptions(fast_tier=rtf.FastTier(str(fast)))
+    state = small_state()
+    with (
+        rtf.Checkpointer(str(run_dir), options=options) as checkpointer,
+        quiet_guard(grace_secs=25.0) as guard,
+    ):
+        advance(state)
+        checkpointer.save(state)
+        checkpointer.wait()
+        assert set(checkpointer.save_secs) == {"durable", "fast"}
+        checkpointer._tiers.durable.last_write_secs = durable_secs
+        guard.request("preempted")
+        advance(state)
+        with pytest.raises(rtf.Preempted):
+            guard.after_step(state, checkpointer)
+    assert (steps_in(fast), steps_in(run_dir)) == expected
+    again = small_state()
+    with rtf.Checkpointer(str(run_dir), options=options) as checkpointer:
+        checkpointer.restore_or_initialize(again)
+        assert_at_step(again, 2)

@@ -1,0 +1,174 @@
+"""Proof that a fast tier belongs to a run, and what it knows of the durable tier.
+
+    run_id = make_run_id(durable)               # once; all later calls read it
+    record = read_record(fast)                  # None: nobody has used it
+    check_owner(record, run_id, durable, fast)  # another run's is refused
+
+The id is drawn by the first process that uses a fast tier and created in the run
+directory, so one process decides it. A run directory that is deleted and begun anew
+gets another: what an old RAM disk holds is then not this run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from typing import Any
+
+from resumable_tf.checkpoint.layout import FAST_FILE, IDENTITY_FILE
+from resumable_tf.errors import CheckpointCorruptError, FastTierMismatchError
+from resumable_tf.storage import Storage
+
+FORMAT_VERSION = 1
+_NUM_REMEMBERED = 256
+"""More than one start can see; a digest is 32 bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FastRecord:
+    """What `fast.json` in a fast tier says.
+
+    Attributes:
+        run_id: Of the run.
+        run_dir: Its directory: a copy of a run has the same id.
+        known: See `tier_choice.choose`.
+        superseded: See there.
+        copying: Step whose copy to the durable tier was begun and not finished.
+    """
+
+    run_id: str
+    run_dir: str
+    known: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
+    copying: int | None = None
+
+    def knowing(self, *digests: str) -> FastRecord:
+        """Returns a record that knows these too."""
+        known = dict.fromkeys([*self.known, *digests])
+        return dataclasses.replace(self, known=tuple(known)[-_NUM_REMEMBERED:])
+
+    def superseding(self, *digests: str) -> FastRecord:
+        """Returns a record that has superseded these too."""
+        marked = dict.fromkeys([*self.superseded, *digests])
+        return dataclasses.replace(self, superseded=tuple(marked)[-_NUM_REMEMBERED:])
+
+    def write(self, storage: Storage) -> None:
+        """Replaces the file, in one piece."""
+        fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+        storage.write_bytes(FAST_FILE, text.encode("utf-8"))
+
+
+def read_record(storage: Storage) -> FastRecord | None:
+    """Returns what a fast tier says of itself, None if it says nothing.
+
+    Raises:
+        CheckpointCorruptError: If the file is damaged.
+    """
+    fields = _read_json(storage, FAST_FILE)
+    if fields is None:
+        return None
+    try:
+        copying = fields["copying"]
+        return FastRecord(
+            run_id=str(fields["run_id"]),
+            run_dir=str(fields["run_dir"]),
+            known=tuple(map(str, fields["known"])),
+            superseded=tuple(map(str, fields["superseded"])),
+            copying=None if copying is None else int(copying),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(storage, FAST_FILE, error) from error
+
+
+def read_run_id(storage: Storage) -> str | None:
+    """Returns a run's id, None if it has none yet.
+
+    Raises:
+        CheckpointCorruptError: If the file is damaged.
+    """
+    fields = _read_json(storage, IDENTITY_FILE)
+    if fields is None:
+        return None
+    try:
+        return str(fields["run_id"])
+    except KeyError as error:
+        raise _damaged(storage, IDENTITY_FILE, error) from error
+
+
+def make_run_id(storage: Storage) -> str:
+    """Returns a run's id, drawing it if it has none.
+
+    Raises:
+        CheckpointCorruptError: If the file is damaged.
+    """
+    found = read_run_id(storage)
+    if found is not None:
+        return found
+    run_id = uuid.uuid4().hex
+    fields = {"format_version": FORMAT_VERSION, "run_id": run_id}
+    try:
+        storage.create(IDENTITY_FILE, json.dumps(fields).encode("ascii") + b"\n")
+    except FileExistsError:  # Another process was faster.
+        return read_run_id(storage) or run_id
+    return run_id
+
+
+def check_owner(
+    record: FastRecord | None, run_id: str | None, durable: Storage, fast: Storage
+) -> None:
+    """Refuses a fast tier with checkpoints that are not this run's.
+
+    Args:
+        record: What the fast tier says of itself.
+        run_id: The run's, None if it has none.
+        durable: The run directory.
+        fast: The fast tier; it has checkpoints.
+
+    Raises:
+        FastTierMismatchError: If it is another run's, or nobody's.
+    """
+    if record is not None and (record.run_id, record.run_dir) == (run_id, durable.root):
+        return
+    now = {"run_id": run_id, "run_dir": durable.root}
+    saved: dict[str, str | None] = {"run_id": None, "run_dir": None}
+    whose = "does not say of which run"
+    if record is not None:
+        saved = {"run_id": record.run_id, "run_dir": record.run_dir}
+        whose = f"run {record.run_id} in {record.run_dir}"
+    raise FastTierMismatchError(
+        f"the fast tier {fast.root} holds checkpoints of another run.\n"
+        f"  fast tier: {whose}\n"
+        f"  now:       run {run_id or '(begins now)'} in {durable.root}\n"
+        "Use another directory for the fast tier, or delete this one if nobody needs "
+        "it.",
+        saved=saved,
+        now=now,
+    )
+
+
+def _read_json(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Returns a file's fields, None without the file.
+
+    Raises:
+        CheckpointCorruptError: If it is not a JSON object.
+    """
+    try:
+        data = storage.read_bytes(name)
+    except FileNotFoundError:
+        return None
+    try:
+        fields = json.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise _damaged(storage, name, error) from error
+    if not isinstance(fields, dict):
+        raise _damaged(storage, name, TypeError("no object"))
+    return fields
+
+
+def _damaged(storage: Storage, name: str, error: Exception) -> CheckpointCorruptError:
+    return CheckpointCorruptError(
+        f"{storage.locate(name)} can't be read: {error!r}. If it is the fast tier's, "
+        "delete that directory: the run goes on from the durable tier"
+    )

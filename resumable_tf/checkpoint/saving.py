@@ -1,0 +1,164 @@
+"""How a save is made: one snapshot, one thread that writes it, what becomes of it.
+
+saving = Saving(tiers, due, failures, options)
+saving.make_way(in_durable=True)          # at most one snapshot is in memory
+handle = saving.begin(state, draft, in_durable=True, stopped_secs=elapsed())
+saving.wait()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from resumable_tf.checkpoint.due import Due
+from resumable_tf.checkpoint.failures import Failures
+from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.options import SaveOptions
+from resumable_tf.checkpoint.tiers import Tiers
+from resumable_tf.checkpoint.writer import SaveHandle, Writer
+from resumable_tf.state import Snapshot, TrainState
+
+
+class Saving:
+    """Makes saves, one at a time; used from the training's thread.
+
+    Attributes:
+        committed_step: Step of the newest checkpoint that was restored or committed.
+        writer: Writes it.
+    """
+
+    # Set by the writer's thread too; a plain assignment, read by displays only.
+    committed_step: int | None = None
+
+    def __init__(
+        self, tiers: Tiers, due: Due, failures: Failures, options: SaveOptions
+    ) -> None:
+        """Takes its parts.
+
+        Args:
+            tiers: Where saves go.
+            due: Is told of them.
+            failures: Takes those that fail.
+            options: Whether a save is waited for.
+        """
+        self.writer = Writer(is_nice=options.asynchronous)
+        self._tiers, self._due, self._failures = tiers, due, failures
+        self._asynchronous = options.asynchronous
+
+    @property
+    def durable_step(self) -> int | None:
+        """`committed_step`, but in the durable tier itself."""
+        if self._tiers.fast is None:
+            return self.committed_step
+        return self._tiers.durable_step
+
+    def is_due(
+        self, step: int, *, epoch: int | None, metrics: Mapping[str, float] | None
+    ) -> bool:
+        """Returns whether to save now in any tier."""
+        return self._due.is_due(
+            step,
+            is_saving=self.writer.is_busy(),
+            is_copying=self._tiers.is_copying(),
+            epoch=epoch,
+            metrics=metrics,
+        )
+
+    def make_way(self, *, in_durable: bool) -> None:
+        """Waits for what must be over before the next snapshot.
+
+        Raises:
+            SaveError: If it has failed, and training must not go on.
+        """
+        self.writer.finish()
+        if in_durable:
+            self._tiers.finish()
+        self.raise_failure()
+
+    def begin(
+        self,
+        state: TrainState,
+        draft: Manifest,
+        *,
+        in_durable: bool,
+        stopped_secs: float,
+    ) -> SaveHandle:
+        """Takes a snapshot and begins to write it, to the tiers that are due.
+
+        Args:
+            state: The live objects, between two steps.
+            draft: Its manifest, but for what the written files tell.
+            in_durable: Whether it goes to the durable tier; else to the fast one only.
+            stopped_secs: When the training stopped for it.
+
+        Returns:
+            The save's handle.
+
+        Raises:
+            SaveError: Without `asynchronous`, if it failed.
+        """
+        self._due.begin_save(stopped_secs, in_durable=in_durable)
+        snapshot = state.capture()
+        job = self._due.timed(
+            lambda: self._write(snapshot, draft, in_durable=in_durable),
+            in_durable=in_durable,
+        )
+        handle = self.writer.submit(state.step, job)
+        if not self._asynchronous:
+            self.finish()
+        self._due.after_snapshot(state, in_durable=in_durable)
+        if not self._asynchronous:
+            self.writer.raise_failure()
+            self._tiers.raise_failure()
+        return handle
+
+    def finish(self) -> None:
+        """Waits for the save in flight, in all tiers, and raises nothing."""
+        self.writer.finish()
+        self._tiers.finish()
+
+    def raise_failure(self) -> None:
+        """Raises what an earlier save left, if training must not go on.
+
+        Raises:
+            SaveError: That failure.
+        """
+        self._failures.hear(self.writer)
+        self._tiers.hear(self._failures)
+
+    def wait(self) -> None:
+        """Waits for the save in flight, in all tiers.
+
+        Raises:
+            SaveError: If it has failed, and training must not go on.
+        """
+        self.finish()
+        self.raise_failure()
+
+    def end(self) -> None:
+        """Waits for the last save, which must succeed in any case.
+
+        Raises:
+            SaveError: If it has failed, in any tier.
+        """
+        self.finish()
+        self.writer.raise_failure()
+        self._tiers.raise_failure()
+        self._failures.raise_last()
+
+    def _write(
+        self, snapshot: Snapshot, draft: Manifest, *, in_durable: bool
+    ) -> CheckpointInfo:
+        """Writes, commits and deletes what is not kept; on the writer's thread."""
+        try:
+            info = self._tiers.write(snapshot, draft)
+        finally:
+            snapshot.release()
+        self.committed_step = draft.step
+        self._due.committed(draft.metrics)
+        self._tiers.tidy(draft.step)
+        if not self._tiers.is_behind:
+            self._failures.succeeded()
+        if in_durable:
+            self._tiers.start_copy(draft.step)
+        return info

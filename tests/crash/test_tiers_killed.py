@@ -1,0 +1,59 @@
+"""A kill at any storage operation of two tiers: exact afterwards, and little is lost.
+
+Guards against a copy that is half there, a fast tier that is not known any more after
+a kill, and against relying on a machine that is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.crash
+
+
+def run_matrix(directory: Path, *flags: str) -> int:
+    """Returns how many victims were killed; all of them were checked."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.tier_matrix", str(directory), *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return int(json.loads(done.stdout.splitlines()[-1])["killed"])
+
+
+def test_kills_of_saves_to_two_tiers_lose_no_more_than_the_last_step(
+    tmp_path: Path,
+) -> None:
+    """A few operations; more in CI, all of them in the proof."""
+    assert run_matrix(tmp_path, "--scheme=local", "--stride=29") >= 3
+
+
+@pytest.mark.slow
+def test_kill_at_every_third_operation_of_two_tiers(tmp_path: Path) -> None:
+    assert run_matrix(tmp_path, "--scheme=local", "--stride=3") > 25
+
+
+@pytest.mark.proof
+def test_kill_at_each_operation_of_several_saves_to_two_tiers(tmp_path: Path) -> None:
+    assert run_matrix(tmp_path, "--scheme=local", "--saves=4") > 150
+
+
+@pytest.mark.proof
+def test_kill_at_each_operation_with_google_cloud_storage(tmp_path: Path) -> None:
+    assert run_matrix(tmp_path, "--scheme=gs", "--saves=2") > 100
