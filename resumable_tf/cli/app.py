@@ -13,6 +13,7 @@ from resumable_tf.cli.audit import audit
 from resumable_tf.cli.inspect import inspect
 from resumable_tf.cli.ls import ls
 from resumable_tf.cli.pin import pin
+from resumable_tf.cli.tpu import tpu
 from resumable_tf.cli.verify import verify
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command("ls")(ls)
 app.command("inspect")(inspect)
 app.command("pin")(pin)
 app.command("verify")(verify)
+app.add_typer(tpu, name="tpu")
 
 
 @app.callback()
