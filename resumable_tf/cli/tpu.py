@@ -17,10 +17,12 @@ from rich.console import Console
 
 from models.config import PRESETS
 from resumable_tf.cli.output import guarded
-from resumable_tf.cli.tpu_report import report_values, show_report
+from resumable_tf.cli.tpu_report import report_values, show_findings, show_report
 from resumable_tf.errors import EXIT_FAILED, EXIT_FINISHED, UsageError
 from resumable_tf.tpu.check_report import CheckReport
 from resumable_tf.tpu.compiler_environment import PINS, find_or_make
+from resumable_tf.tpu.doctor import FAIL, examine
+from resumable_tf.tpu.doctor_facts import gather_facts
 from resumable_tf.tpu.topology import Topology, parse_topology
 
 tpu = typer.Typer(
@@ -229,6 +231,32 @@ def _check(console: Console, flags: dict[str, Any], what: Any) -> int:
     else:
         show_report(console, report, label, is_largest=flags["find_batch"])
     return EXIT_FINISHED if report.compiles else EXIT_FAILED
+
+
+@tpu.command("doctor")
+def doctor(
+    bucket: Annotated[
+        str | None,
+        typer.Option(help="Run directory or URL to write, read and delete a file in."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Says whether this machine is ready to train on a TPU, and what to mend.
+
+    Exit codes: 0 nothing is wrong, 1 something is.
+    """
+    sys.exit(guarded(lambda console: _examine(console, bucket, as_json)))
+
+
+def _examine(console: Console, bucket: str | None, as_json: bool) -> int:
+    """Prints the findings and returns the exit code."""
+    findings = examine(gather_facts(bucket=bucket))
+    if as_json:
+        console.print_json(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        show_findings(console, findings)
+    has_failed = any(finding.verdict == FAIL for finding in findings)
+    return EXIT_FAILED if has_failed else EXIT_FINISHED
 
 
 def _quieten_tensorflow() -> None:

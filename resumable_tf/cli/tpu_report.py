@@ -1,11 +1,13 @@
-"""Shows the report of a compile check, as a table or as JSON.
+"""Shows the reports of `tpu check` and `tpu doctor`.
 
 show_report(console, report, "preset base", is_largest=False)
+show_findings(console, examine(facts))
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -21,6 +23,8 @@ from resumable_tf.tpu.check_report import (
 )
 from resumable_tf.tpu.chips import GIB
 from resumable_tf.tpu.compiler_environment import PINS
+from resumable_tf.tpu.doctor import FAIL, NOT_APPLICABLE, OK, WARN
+from resumable_tf.tpu.doctor import Finding as MachineFinding
 
 _MAX_ERROR_CHARACTERS = 1500
 
@@ -94,6 +98,21 @@ def show_report(
     table.add_row("compiler", f"{', '.join(PINS)}; default effort; nothing was run")
     if topology.chip.note:
         table.add_row("note", topology.chip.note)
+    console.print(table)
+
+
+def show_findings(console: Console, findings: Sequence[MachineFinding]) -> None:
+    """Prints what the doctor found as a table.
+
+    Args:
+        console: Where to.
+        findings: One of each check.
+    """
+    colours = {OK: "green", WARN: "yellow", FAIL: "red", NOT_APPLICABLE: "dim"}
+    table = Table("check", "verdict", "found", "mend", box=box.SIMPLE)
+    for name, verdict, found, mend in findings:
+        colour = colours[verdict]
+        table.add_row(name, f"[{colour}]{verdict}[/]", escape(found), escape(mend))
     console.print(table)
 
 
