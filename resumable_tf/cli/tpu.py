@@ -59,7 +59,7 @@ def check(
         typer.Option(help="Vocabulary. [default: the preset's, or 32000]"),
     ] = None,
     compute_dtype: Annotated[
-        str, typer.Option(help="bfloat16 or float32, with --preset.")
+        str, typer.Option(help="Of the preset: bfloat16 or float32.")
     ] = "bfloat16",
     find_batch: Annotated[
         bool, typer.Option("--find-batch", help="Find the largest batch that fits.")

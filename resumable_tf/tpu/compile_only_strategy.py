@@ -23,6 +23,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.distribute import distribute_lib, one_device_strategy
 
 from resumable_tf.errors import UsageError
+from resumable_tf.tpu.source_lines import source_of
 
 _REDUCTIONS = {tf.distribute.ReduceOp.SUM: "Add", tf.distribute.ReduceOp.MEAN: "Add"}
 
@@ -84,9 +85,6 @@ class CompileOnlyStrategy(distribute_lib.Strategy):  # type: ignore[misc]
 
         A thread of its own has neither the graph nor the tape of the step that is
         just being traced.
-
-        Raises:
-            UsageError: If it uses a tensor of the function around it.
         """
 
         def trace() -> Any:
@@ -95,16 +93,7 @@ class CompileOnlyStrategy(distribute_lib.Strategy):  # type: ignore[misc]
                 return compiled.get_concrete_function(replica, *specs)
 
         with ThreadPoolExecutor(max_workers=1) as pool:
-            try:
-                return pool.submit(trace).result()
-            except (TypeError, ValueError) as error:
-                if "out of scope" not in str(error):
-                    raise
-                raise UsageError(
-                    "the function given to strategy.run uses a tensor of the function "
-                    f"around it.\n  {str(error).splitlines()[0]}\n"
-                    "Pass it in args=(...), as a TPU needs it."
-                ) from error
+            return pool.submit(trace).result()
 
     def _remember(self, program: ReplicaProgram) -> None:
         """Keeps the newest trace of a function: loops and Keras trace it again."""
@@ -117,10 +106,20 @@ class CompileOnlyStrategy(distribute_lib.Strategy):  # type: ignore[misc]
         """Returns the program of the one `strategy.run` of the step.
 
         Raises:
-            UsageError: If there was none, or more than one.
+            UsageError: If there was none, or more than one, or if it uses a tensor of
+                the function around it.
         """
         if len(self._programs) == 1:
-            return self._programs[0]
+            program = self._programs[0]
+            captured = program.traced.captured_inputs
+            outer = next((x for x in captured if tf.is_symbolic_tensor(x)), None)
+            if outer is None:
+                return program
+            raise UsageError(
+                "the function given to strategy.run uses a tensor of the function "
+                f"around it, {outer.name}, made by\n  {source_of(outer.op)}\n"
+                "Pass it in args=(...)."
+            )
         if not self._programs:
             raise UsageError(
                 "the step never called strategy.run, so nothing of it would run on a "

@@ -10,17 +10,14 @@ shape although their arguments have one.
 
 from __future__ import annotations
 
-import linecache
-import sys
-import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
 from resumable_tf.tpu.check_report import DYNAMIC_SHAPE, HOST_ONLY, Finding
+from resumable_tf.tpu.source_lines import source_of
 
 _XLA_DEVICE = "XLA_CPU_JIT"
 # Made by tracing, or replaced by what they call, before kernels are looked for.
@@ -94,24 +91,3 @@ def _fault_of(operation: Any) -> str | None:
 def _is_static(value: Any) -> bool:
     is_opaque = value.dtype in (tf.resource, tf.variant)
     return is_opaque or value.shape.is_fully_defined()
-
-
-def source_of(operation: Any) -> str:
-    """Returns `file:line: text` of the innermost line that is no library's."""
-    frames = list(operation.traceback)
-    own = [frame for frame in frames if _is_own(frame.filename)]
-    if not own:
-        return "in a library, no line of the program"
-    frame = own[-1]
-    line = linecache.getline(frame.filename, frame.lineno).strip()
-    return f"{frame.filename}:{frame.lineno}: {line}"
-
-
-def _is_own(filename: str) -> bool:
-    """Tells whether a file is the user's, and not Python's or a library's."""
-    path = Path(filename)
-    paths = sysconfig.get_paths()
-    libraries = [paths["stdlib"], paths["purelib"], paths["platlib"], sys.base_prefix]
-    if any(path.is_relative_to(library) for library in libraries):
-        return False
-    return not path.is_relative_to(Path(__file__).parent) and path.exists()
