@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def check(*args: str) -> tuple[int, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "resumable_tf", "tpu", "check", "--json", *args],
         cwd=ROOT / "tests",
-        env=None,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
