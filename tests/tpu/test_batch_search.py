@@ -8,6 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable_tf.tpu.batch_search import Attempt, find_largest
+from resumable_tf.tpu.check import find_batch
+from resumable_tf.tpu.check_report import CheckReport, Figures
+from resumable_tf.tpu.chips import GIB
+from resumable_tf.tpu.topology import parse_topology
 
 
 def search(need: Callable[[int], float], limit: float, start: int, most: int) -> tuple:
@@ -67,3 +71,33 @@ def test_nothing_more_is_tried_when_size_is_not_the_reason() -> None:
 def test_a_need_that_does_not_grow_ends_at_the_most() -> None:
     largest, tried = search(lambda size: 5.0, 10.0, start=4, most=1000)
     assert largest == 1000 and len(tried) < 12
+
+
+def test_find_batch_tries_multiples_of_the_replicas_and_reports_the_largest() -> None:
+    topology = parse_topology("v5e:2x4")
+    limit = topology.chip.usable_hbm_bytes
+    tried: list[int] = []
+
+    def check(batch_size: int) -> CheckReport:
+        tried.append(batch_size)
+        needed = 2 * GIB + batch_size * (GIB // 64)
+        if needed > limit:
+            error = "RESOURCE_EXHAUSTED: Ran out of memory on HBM"
+            return CheckReport(topology, batch_size, (), error, None)
+        figures = Figures(0.0, needed, 0, 0, 0, 0, 0.0)
+        return CheckReport(topology, batch_size, (), None, figures)
+
+    report = find_batch(check, topology, start=64)
+    assert all(batch_size % 8 == 0 for batch_size in tried)
+    assert report.compiles and report.batch_size == 880
+    assert 2 * GIB + (880 + 8) * (GIB // 64) > limit
+
+
+def test_find_batch_stops_at_an_error_that_memory_is_not_the_reason_of() -> None:
+    topology = parse_topology("v5e:2x4")
+
+    def check(batch_size: int) -> CheckReport:
+        return CheckReport(topology, batch_size, (), "INTERNAL: no", None)
+
+    report = find_batch(check, topology, start=64)
+    assert (report.batch_size, report.error) == (64, "INTERNAL: no")
