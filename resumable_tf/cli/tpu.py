@@ -38,7 +38,7 @@ def check(
     step: Annotated[
         str | None,
         typer.Argument(
-            help="MODULE:FUNCTION of a step of your own; see below.", show_default=False
+            help="MODULE:FUNCTION of a step of your own.", show_default=False
         ),
     ] = None,
     topology: Annotated[
