@@ -14,9 +14,8 @@ from helpers.runs import final_tensors, metric_lines, write_corpus
 import resumable_tf as rtf
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import SaveError
-from resumable_tf.training import run as run_module
-from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training import program as program_module
+from resumable_tf.training.metrics_log import MetricsLog
 
 
 @pytest.fixture(scope="module")
