@@ -93,7 +93,10 @@ class CompilerEnvironment:
             Path(paths["program"]).write_bytes(program)
             files = {"program": paths["program"], "hlo": paths["hlo"]}
             Path(paths["request"]).write_text(json.dumps({**request, **files}))
-            command = [self.python, str(_WORKER), paths["request"], paths["answer"]]
+            # -P: the files beside the worker are no modules of that environment; one
+            # of them is named like a module of Python's.
+            command = [self.python, "-P", str(_WORKER)]
+            command += [paths["request"], paths["answer"]]
             try:
                 done = subprocess.run(
                     command,

@@ -156,7 +156,7 @@ def test_settings_that_change_the_figures_do_not_reach_the_compiler(
 ) -> None:
     monkeypatch.setenv("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "-1")
     monkeypatch.setenv("XLA_FLAGS", "--xla_x")
-    script = 'env | sed "s/.*/\\"&\\",/; 1s/^/[/; \\$s/,$/]/" > "$3"'
+    script = 'env | sed "s/.*/\\"&\\",/; 1s/^/[/; \\$s/,$/]/" > "$4"'
     answer, hlo = fake_python(tmp_path, script).compile(b"", {}, timeout_secs=30)
     names = {line.split("=")[0] for line in answer}
     assert {"TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"} <= names
