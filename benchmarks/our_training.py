@@ -78,7 +78,7 @@ class OurTraining:
 
         from models import build_transformer
         from models.dropout import DropoutKey, seed_key
-        from resumable_tf.training.run import count_target_tokens, make_optimizer
+        from resumable_tf.training.program import count_target_tokens, make_optimizer
         from resumable_tf.training.step import StepSettings, TrainSteps
 
         tf.keras.utils.set_random_seed(SEED)

@@ -172,3 +172,7 @@ class CloudError(ResumableError, RuntimeError):
         """Stores the kind beside the message."""
         super().__init__(message)
         self.is_not_found = is_not_found
+
+
+class CompilerEnvironmentError(ResumableError, RuntimeError):
+    """The environment of the TPU compiler can't be made or used here."""

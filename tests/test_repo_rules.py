@@ -43,7 +43,7 @@ LEVELS = {
 MAY_IMPORT_MODELS = {"cli", "tpu"}
 # The two files that put the translation run together; nothing else of `training`
 # knows an architecture.
-MAY_IMPORT_MODELS |= {"training/config.py", "training/run.py"}
+MAY_IMPORT_MODELS |= {"training/config.py", "training/program.py"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -14,6 +14,7 @@ from resumable_tf.cli.inspect import inspect
 from resumable_tf.cli.ls import ls
 from resumable_tf.cli.pin import pin
 from resumable_tf.cli.run import run
+from resumable_tf.cli.tpu import tpu
 from resumable_tf.cli.verify import verify
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("inspect")(inspect)
 app.command("pin")(pin)
 app.command("verify")(verify)
+app.add_typer(tpu, name="tpu")
 
 
 @app.callback()

@@ -17,8 +17,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.dropout import DropoutKey, seed_key
-from models.transformer import build_transformer
 from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint import Checkpointer, CheckpointInfo
 from resumable_tf.data.dataset import RecordDataset, evaluation_batches
@@ -42,16 +40,14 @@ from resumable_tf.training.hooks import (
 )
 from resumable_tf.training.loop import LoopPlan, run_loop
 from resumable_tf.training.metrics_log import MetricsLog
-from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
 from resumable_tf.training.preemption import PreemptionGuard, save_last
-from resumable_tf.training.progress import Progress
-from resumable_tf.training.step import (
-    Batch,
-    ReplicaContext,
-    StepSettings,
-    TrainSteps,
-    make_evaluate,
+from resumable_tf.training.program import (
+    build_program,
+    evaluation_settings,
+    set_determinism,
 )
+from resumable_tf.training.progress import Progress
+from resumable_tf.training.step import make_evaluate
 from resumable_tf.training.strategy import Topology, make_strategy, topology_of
 
 logger = logging.getLogger(__name__)
@@ -111,9 +107,7 @@ def train(config: TrainConfig) -> TrainResult:
     phases = _Phases()
     strategy = make_strategy(config.strategy, num_replicas=config.num_replicas)
     topology = topology_of(strategy, config.strategy)
-    if config.is_deterministic:
-        tf.keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
+    set_determinism(config)
     phases.done("devices")
     records = _open_records(config, topology)
     phases.done("records")
@@ -152,12 +146,9 @@ class _Session:
         )
         vocab_size = records.load_tokenizer().vocab_size
         model_config = config.model_config(vocab_size)
-        with strategy.scope():
-            self.model = build_transformer(model_config, seed=config.seed)
-            self.optimizer, self.schedule = make_optimizer(config.recipe.adam)
-            self.optimizer.build(self.model.trainable_variables)
+        self.program = program = build_program(config, model_config, strategy)
         self.state = TrainState(
-            model=self.model, optimizer=self.optimizer, data=self.dataset
+            model=program.model, optimizer=program.optimizer, data=self.dataset
         )
         self.checkpointer = Checkpointer(
             config.run_dir,
@@ -234,21 +225,8 @@ class _Session:
         except NoCheckpointError:
             return None
 
-    def _settings(self) -> StepSettings:
-        model = self.model
-        key = seed_key("dropout", self.config.seed)
-
-        def loss(batch: Batch, context: ReplicaContext) -> tuple[Any, Any]:
-            dropout_key = DropoutKey(key, context.step, context.first_row)
-            sums = model.loss_sums(batch, dropout_key)
-            return sums.loss, sums.log_likelihood_loss
-
-        return StepSettings(self.config.global_batch_size, loss, count_target_tokens)
-
     def _plan(self, phases: _Phases) -> LoopPlan:
-        train_steps = TrainSteps(
-            self.model, self.optimizer, self.strategy, self._settings()
-        )
+        train_steps = self.program.train_steps
 
         def batches(step: int) -> Iterator[Any]:
             iterator = iter(self.dataset.from_step(step))
@@ -281,7 +259,8 @@ class _Session:
         )
 
     def _hooks(self, checkpointer: Checkpointer, progress: Progress) -> list[Any]:
-        evaluate = make_evaluate(self.strategy, self._evaluation_settings())
+        settings = evaluation_settings(self.program.model, self.config)
+        evaluate = make_evaluate(self.strategy, settings)
         batches = evaluation_batches(
             self.dataset.records, VALIDATION, batch_size=self.config.global_batch_size
         )
@@ -289,7 +268,7 @@ class _Session:
             LogMetrics(
                 self.train_log,
                 every_steps=self.config.log_every_steps,
-                learning_rate=lambda step: float(self.schedule(step)),
+                learning_rate=lambda step: float(self.program.schedule(step)),
             ),
             Evaluate(
                 self.eval_log,
@@ -309,28 +288,3 @@ class _Session:
             )
             hooks.append(ShowProgress(progress, checkpointer))
         return hooks
-
-    def _evaluation_settings(self) -> StepSettings:
-        def loss(batch: Batch, _: ReplicaContext) -> tuple[Any, Any]:
-            sums = self.model.loss_sums(batch)
-            return sums.loss, sums.log_likelihood_loss
-
-        return StepSettings(self.config.global_batch_size, loss, count_target_tokens)
-
-
-def count_target_tokens(batch: Batch) -> Any:
-    """Returns the number of target tokens of a batch, padding not counted, float32."""
-    return tf.reduce_sum(tf.cast(batch["target_segments"] > 0, tf.float32))
-
-
-def make_optimizer(adam: Any) -> tuple[Any, Any]:
-    """Returns the optimizer and the schedule of an `AdamConfig`."""
-    schedule = WarmupSchedule(
-        adam.peak_learning_rate,
-        warmup_steps=adam.warmup_steps,
-        decay_steps=adam.decay_steps,
-    )
-    optimizer = FusedAdam(
-        schedule, beta_1=adam.beta_1, beta_2=adam.beta_2, epsilon=adam.epsilon
-    )
-    return optimizer, schedule

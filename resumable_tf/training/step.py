@@ -71,9 +71,13 @@ def take_rows(batch: Batch, num_rows: int) -> tuple[Batch, Any]:
     """Returns this replica's rows of a global batch, and the index of the first."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     first = tf.cast(replica, tf.int32) * num_rows
+    # `value[first:first + num_rows]` would be of unknown length to the TPU compiler, as
+    # there the replica's number is a tensor.
     mine = {
-        name: tf.ensure_shape(
-            value[first : first + num_rows], [num_rows, *value.shape[1:]]
+        name: tf.slice(
+            value,
+            [first, *[0] * (value.shape.rank - 1)],
+            [num_rows, *value.shape[1:]],
         )
         for name, value in batch.items()
     }

@@ -14,7 +14,7 @@ from helpers.runs import final_tensors, metric_lines, write_corpus
 import resumable_tf as rtf
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import SaveError
-from resumable_tf.training import run as run_module
+from resumable_tf.training import program as program_module
 from resumable_tf.training.metrics_log import MetricsLog
 
 
@@ -51,14 +51,14 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Poisoned(run_module.TrainSteps):
+    class Poisoned(program_module.TrainSteps):
         def __call__(self, iterator: Any, step: int, num_steps: int) -> Any:
             losses, counts = super().__call__(iterator, step, num_steps)
             if step == 4:
                 losses = tf.tensor_scatter_nd_update(losses, [[1]], [float("nan")])
             return losses, counts
 
-    monkeypatch.setattr(run_module, "TrainSteps", Poisoned)
+    monkeypatch.setattr(program_module, "TrainSteps", Poisoned)
     with pytest.raises(rtf.NonFiniteLossError, match="the loss of step 5 is nan") as e:
         rtf.train(_config(tmp_path / "run", corpus))
     assert (e.value.first_step, e.value.last_checkpoint) == (5, 4)
