@@ -330,6 +330,27 @@ def test_a_copy_that_fails_raises_at_the_next_call_and_can_be_made_up_for(
     assert here.steps() == ([4, 5, 6], [6])
 
 
+def test_training_goes_on_over_failed_copies_but_the_last_must_succeed(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("injected")
+
+    monkeypatch.setattr(Tier, "copy", fail)
+    fast = FastTier(here.fast_dir, every_steps=1)
+    options = SaveOptions(fast_tier=fast, on_storage_error="continue")
+    state = small_state()
+    checkpointer = Checkpointer(here.run_dir, every_steps=2, options=options)
+    checkpointer.restore_or_initialize(state)
+    for step in range(1, 6):
+        train_on(state, checkpointer, step)
+        checkpointer.wait()
+    assert checkpointer.failures.count == 2
+    assert (checkpointer.committed_step, checkpointer.durable_step) == (5, 0)
+    with pytest.raises(SaveError, match=r"step 4 .*injected"):
+        checkpointer.close()
+
+
 def test_a_copy_that_was_cut_short_is_completed_by_the_next_start(
     here: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
