@@ -390,7 +390,7 @@ class Checkpointer:
         self._check_may_save()
         audited.note_step(state, wait=self.wait)
         self._changes.record(step=self._due.last_step)
-        self._saving.make_way(in_durable=in_durable)
+        self._saving.make_way(state, in_durable=in_durable)
         fingerprint = None if self._config is None else fingerprint_of(self._config)
         draft = draft_manifest(
             state, metrics=metrics, config=fingerprint, time=self._clock()

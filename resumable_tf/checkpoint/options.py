@@ -15,6 +15,7 @@ from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.lease import elapsed_secs
 from resumable_tf.checkpoint.policy import SavePolicy
 from resumable_tf.checkpoint.retention import KeepPolicy
+from resumable_tf.state import TrainState
 
 WhenBusy = Literal["wait", "skip", "coalesce"]
 OnStorageError = Literal["stop", "continue"]
@@ -38,6 +39,9 @@ class SaveOptions:
             count it and try again when the next save is due. The last save of a
             training must succeed in any case.
         fast_tier: A second place for checkpoints, on this machine; None has none.
+        before_save: Called with the state before each snapshot, while training waits;
+            it may set `state.extra`. What it returns is called on the writer's thread
+            before anything is written: what a checkpoint refers to is stored by then.
         clock: Seconds since 1970; goes into the manifests, and decides nothing.
         elapsed: Seconds by a clock that never jumps, for all periods.
     """
@@ -48,6 +52,7 @@ class SaveOptions:
     when_busy: WhenBusy = "wait"
     on_storage_error: OnStorageError = "stop"
     fast_tier: FastTier | None = None
+    before_save: Callable[[TrainState], Callable[[], None]] | None = None
     clock: Callable[[], float] = time.time
     elapsed: Callable[[], float] = elapsed_secs
 

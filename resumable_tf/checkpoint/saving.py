@@ -1,14 +1,14 @@
 """How a save is made: one snapshot, one thread that writes it, what becomes of it.
 
 saving = Saving(tiers, due, failures, options)
-saving.make_way(in_durable=True)          # at most one snapshot is in memory
+saving.make_way(state, in_durable=True)   # at most one snapshot is in memory
 handle = saving.begin(state, draft, in_durable=True, stopped_secs=elapsed())
 saving.wait()
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.failures import Failures
@@ -44,6 +44,8 @@ class Saving:
         self.writer = Writer(is_nice=options.asynchronous)
         self._tiers, self._due, self._failures = tiers, due, failures
         self._asynchronous = options.asynchronous
+        self._before_save = options.before_save
+        self._before_write: Callable[[], None] = lambda: None
 
     @property
     def durable_step(self) -> int | None:
@@ -64,8 +66,8 @@ class Saving:
             metrics=metrics,
         )
 
-    def make_way(self, *, in_durable: bool) -> None:
-        """Waits for what must be over before the next snapshot.
+    def make_way(self, state: TrainState, *, in_durable: bool) -> None:
+        """Does what must be over before the next snapshot.
 
         Raises:
             SaveError: If it has failed, and training must not go on.
@@ -74,6 +76,8 @@ class Saving:
         if in_durable:
             self._tiers.finish()
         self.raise_failure()
+        if self._before_save is not None:
+            self._before_write = self._before_save(state)
 
     def begin(
         self,
@@ -151,6 +155,7 @@ class Saving:
     ) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
         try:
+            self._before_write()
             info = self._tiers.write(snapshot, draft)
         finally:
             snapshot.release()

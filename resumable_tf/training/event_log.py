@@ -13,6 +13,7 @@ fsspec: TensorFlow itself knows fewer file systems.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import time
@@ -78,6 +79,14 @@ class EventLog:
         ]
         summary = tf.compat.v1.Summary(value=values)
         self._add(tf.compat.v1.Event(step=record["step"], summary=summary))
+
+    def take(self) -> Callable[[], None]:
+        """Returns what stores all events up to now, also on another thread.
+
+        For object stores; what it does is done again in full by the next.
+        """
+        self._written, self._pending = self._written + self._pending, b""
+        return functools.partial(self._files.pipe_file, self._path, self._written)
 
     def flush(self) -> None:
         """Hands the new events to the file system.

@@ -98,6 +98,9 @@ class Evaluate:
 class FlushMetrics:
     """Makes metrics durable before a save, which then says how many there are.
 
+    Local files are written after each call. Those on an object store are stored by the
+    writer's thread, before it writes the checkpoint: see `note_metrics`.
+
     Where training goes on over failures of the storage, lines that can't be written
     wait for the next try, and nothing is saved meanwhile. At the end of training they
     must be written.
@@ -118,7 +121,7 @@ class FlushMetrics:
         self._retry_at_secs: float | None = None
 
     def __call__(self, state: TrainState, result: CallResult) -> None:
-        """Flushes all files and notes what is in them.
+        """Flushes the local files.
 
         Raises:
             OSError: If that fails and the training must not go on.
@@ -127,11 +130,9 @@ class FlushMetrics:
         if self._retry_at_secs is None or now >= self._retry_at_secs or is_last:
             try:
                 for log in self._logs:
-                    log.flush()
+                    if log.is_local:
+                        log.flush()
                 self._retry_at_secs = None
-                state.extra[WRITTEN_KEY] = {
-                    log.name: log.written() for log in self._logs
-                }
             except OSError as error:
                 if is_last:
                     raise
@@ -139,6 +140,26 @@ class FlushMetrics:
                 self._retry_at_secs = now + _RETRY_SECS
         if self._retry_at_secs is not None:
             self._checkpointer.put_off(state)
+
+
+def note_metrics(state: TrainState, *logs: MetricsLog) -> Callable[[], None]:
+    """Lets a checkpoint say what its metrics are; for `SaveOptions.before_save`.
+
+    Args:
+        state: Gets number and checksum of the lines.
+        *logs: The files; local ones were flushed.
+
+    Returns:
+        What stores those on an object store.
+    """
+    remote = [log.take() for log in logs if not log.is_local]
+    state.extra[WRITTEN_KEY] = {log.name: log.written() for log in logs}
+
+    def store() -> None:
+        for store_one in remote:
+            store_one()
+
+    return store
 
 
 class ShowProgress:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fsspec
@@ -46,6 +46,9 @@ class MetricsLog:
         self._kept: list[bytes] = []
         self._pending: list[bytes] = []
         self._num_lines, self._checksum = 0, 0
+        self._is_open = False
+        # On an object store; set by the thread that stores, one at a time.
+        self._num_stored = 0
 
     @property
     def name(self) -> str:
@@ -72,6 +75,7 @@ class MetricsLog:
         self._pending = []
         self._num_lines, self._checksum = 0, 0
         self._count(self._kept)
+        self._is_open, self._num_stored = True, len(self._kept)
         if written is not None and list(written) != self.written():
             self._tell_damage(data, step=step, num_lines=written[0])
         if found or self._is_local:
@@ -80,10 +84,40 @@ class MetricsLog:
             self._events.open(step=step)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds a line; `record` must have an integer `step`."""
+        """Adds a line; `record` must have an integer `step`.
+
+        Before `open`, in a worker that leaves the file to another, it is dropped.
+        """
+        if not self._is_open:
+            return
         self._pending.append(json.dumps(record).encode("ascii"))
         if self._events is not None:
             self._events.append(record)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the file can be appended to, and a flush is cheap."""
+        return self._is_local
+
+    def take(self) -> Callable[[], None]:
+        """Returns what stores all lines up to now, also on another thread.
+
+        For object stores: training need not wait for them. If it fails, all is stored
+        by the next.
+        """
+        self._count(self._pending)
+        self._kept, self._pending = self._kept + self._pending, []
+        lines, num_stored = self._kept, len(self._kept)
+        store_events = self._events.take() if self._events is not None else None
+
+        def store() -> None:
+            if num_stored > self._num_stored:
+                if store_events is not None:
+                    store_events()
+                self._rewrite(lines)
+                self._num_stored = num_stored
+
+        return store
 
     def flush(self) -> None:
         """Writes the new lines and waits until they are durable.

@@ -37,6 +37,7 @@ from resumable_tf.training.hooks import (
     FlushMetrics,
     LogMetrics,
     ShowProgress,
+    note_metrics,
 )
 from resumable_tf.training.loop import LoopPlan, run_loop
 from resumable_tf.training.metrics_log import MetricsLog
@@ -156,7 +157,12 @@ class _Session:
             every_secs=config.save_period_secs,
             keep_last=config.keep_last,
             config=config.fingerprinted(model_config),
-            options=config.save_options,
+            options=dataclasses.replace(
+                config.save_options,
+                before_save=lambda state: note_metrics(
+                    state, self.train_log, self.eval_log
+                ),
+            ),
         )
         metrics = f"{config.run_dir.rstrip('/')}/metrics"
         self.train_log, self.eval_log = (

@@ -1,0 +1,159 @@
+"""Copies from the fast tier to the run directory: beside training, and never lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.small_state import advance, small_state
+from helpers.two_tiers import Machine, train_on
+
+from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
+from resumable_tf.checkpoint.tier import Tier
+from resumable_tf.errors import (
+    SaveError,
+)
+from resumable_tf.storage import open_storage
+from resumable_tf.training.preemption import save_last
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+class Gate:
+    """Holds up copies until it is opened; counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.event = threading.Event()
+        self.begun: list[int] = []
+        copy = Tier.copy
+
+        def held(tier: Tier, source: Tier, step: int, **rest: Any) -> Any:
+            self.begun.append(step)
+            assert self.event.wait(60)
+            return copy(tier, source, step, **rest)
+
+        monkeypatch.setattr(Tier, "copy", held)
+
+
+def test_a_slow_copy_holds_up_neither_training_nor_fast_saves(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    state = small_state()
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        train_on(state, checkpointer, 13)
+        handle = checkpointer.maybe_save(state)
+        assert handle is None
+        checkpointer._saving.writer.wait()
+        # What is being copied is not deleted; what is due meanwhile stays due.
+        assert here.steps() == ([5, 11, 12, 13], [])
+        assert gate.begun == [5]
+        assert checkpointer.committed_step == 13
+        gate.event.set()
+        checkpointer.wait()
+        train_on(state, checkpointer, 14)
+    assert gate.begun == [5, 14]
+    assert here.steps() == ([12, 13, 14], [5, 14])
+
+
+def test_save_goes_to_both_tiers_and_close_waits_for_them(here: Machine) -> None:
+    state = small_state()
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        for _ in range(3):
+            advance(state)
+            handle = checkpointer.save(state)
+            assert handle.result().path.startswith(str(here.fast_dir))
+    assert here.steps() == ([1, 2, 3], [2, 3])
+
+
+def test_a_copy_that_fails_raises_at_the_next_call_and_can_be_made_up_for(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("injected")
+
+    state = small_state()
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tier, "copy", fail)
+            train_on(state, checkpointer, 5)
+            with pytest.raises(SaveError, match=r"step 5 .*injected"):
+                checkpointer.wait()
+        checkpointer.raise_failure()
+        advance(state)
+        checkpointer.save(state)
+    assert here.steps() == ([4, 5, 6], [6])
+
+
+def test_training_goes_on_over_failed_copies_but_the_last_must_succeed(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("injected")
+
+    monkeypatch.setattr(Tier, "copy", fail)
+    fast = FastTier(here.fast_dir, every_steps=1)
+    options = SaveOptions(fast_tier=fast, on_storage_error="continue")
+    state = small_state()
+    checkpointer = Checkpointer(here.run_dir, every_steps=2, options=options)
+    checkpointer.restore_or_initialize(state)
+    for step in range(1, 6):
+        train_on(state, checkpointer, step)
+        checkpointer.wait()
+    assert checkpointer.failures.count == 2
+    assert (checkpointer.committed_step, checkpointer.durable_step) == (5, 0)
+    with pytest.raises(SaveError, match=r"step 4 .*injected"):
+        checkpointer.close()
+
+
+def test_a_copy_that_was_cut_short_is_completed_by_the_next_start(
+    here: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    create = type(open_storage(here.run_dir)).create
+
+    def fail(storage: Any, name: str, data: bytes) -> None:
+        if name.endswith("ckpt-5.manifest.json") and storage.root == here.run_dir:
+            raise OSError("injected")
+        create(storage, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resumable_tf.storage.LocalStorage.create", fail)
+        with pytest.raises(SaveError, match="injected"):
+            here.train(5)
+    assert here.steps() == ([3, 4, 5], [])
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(small_state())
+        checkpointer.wait()
+    assert "completing the copy of step 5" in caplog.text
+    assert here.steps() == ([3, 4, 5], [5])
+
+
+def test_a_durable_save_that_is_missing_is_made_up_for(here: Machine) -> None:
+    """Killed after step 5 came due, before its copy: due at the first chance."""
+    here.train(6, every_steps=100)
+    assert here.train(7) == 6
+    assert here.steps() == ([5, 6, 7], [7])
+
+
+def test_the_last_state_is_left_in_the_run_directory(here: Machine) -> None:
+    state = small_state()
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        train_on(state, checkpointer, 7)
+        checkpointer.wait()
+        assert (checkpointer.committed_step, checkpointer.durable_step) == (7, 5)
+        save_last(state, checkpointer)
+        assert checkpointer.durable_step == 7
+    assert here.steps() == ([5, 6, 7], [5, 7])
