@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from helpers.tpu_pod import PRIVATE
 from helpers.pod_training import strategy_over_hosts
+from helpers.tpu_pod import PRIVATE
 
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.data.dataset import RecordDataset

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.tpu_pod import PRIVATE, Pod, copy_to_hosts
 from helpers.records import write_records
 from helpers.runs import (
     ROOT,
@@ -23,6 +22,7 @@ from helpers.runs import (
     train_args,
     write_corpus,
 )
+from helpers.tpu_pod import PRIVATE, Pod, copy_to_hosts
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
 
