@@ -42,7 +42,7 @@ LEVELS = {
 }
 # Parts of a room that stand lower than the rest of it: what `training` needs to reach a
 # TPU, and which itself knows errors only.
-LOWER = {"tpu/machine": 0.5, "tpu/cluster": 0.5}
+LOWER = {"tpu/machine": 0.5, "tpu/cluster": 0.5, "tpu/host_watch": 0.5}
 MAY_IMPORT_MODELS = {"cli", "tpu"}
 # The two files that put the translation run together; nothing else of `training`
 # knows an architecture.

@@ -9,12 +9,12 @@ TensorFlow's gRPC workers answer on every host.
 from __future__ import annotations
 
 import logging
-import socket
 from typing import Any
 
 import tensorflow as tf
 
 from resumable_tf.errors import DeviceError
+from resumable_tf.tpu.host_watch import answers, watch_hosts
 from resumable_tf.tpu.machine import (
     TpuSettings,
     check_machine,
@@ -72,6 +72,9 @@ def resolve(settings: TpuSettings) -> Any:
 def connect(resolver: Any) -> None:
     """Connects this process to the workers of a cluster, if it is not its own.
 
+    From then on the process ends with exit code 1 some time after one of them is gone,
+    unless it has ended by itself.
+
     Args:
         resolver: Any cluster resolver.
 
@@ -80,7 +83,9 @@ def connect(resolver: Any) -> None:
     """
     addresses = resolver.cluster_spec().as_dict().get(_JOB, [])
     # TensorFlow would wait for one that is not there, without a word.
-    silent = [address for address in addresses if not _answers(address)]
+    silent = [
+        address for address in addresses if not answers(address, _CONNECT_TIMEOUT_SECS)
+    ]
     if silent:
         raise DeviceError(
             f"{len(silent)} of {len(addresses)} TPU workers do not answer within "
@@ -91,6 +96,7 @@ def connect(resolver: Any) -> None:
     if addresses:
         _log.info("connecting to %d hosts: %s", len(addresses), ", ".join(addresses))
         tf.config.experimental_connect_to_cluster(resolver)
+        watch_hosts(addresses)
 
 
 def initialise(resolver: Any, settings: TpuSettings) -> Any:
@@ -119,12 +125,3 @@ def initialise(resolver: Any, settings: TpuSettings) -> Any:
         ) from error
     _log.info("TPU with %d replicas", strategy.num_replicas_in_sync)
     return strategy
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_SECS).close()
-    except OSError:
-        return False
-    return True

@@ -87,7 +87,8 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
         pod.kill(1)
         code, output = finish(process)
         assert code == 1, output
-        assert "HostLostError: lost" in output, output
+        # Either TensorFlow has failed, or it waits and the watch has ended the process.
+        assert "HostLostError: lost" in output or "lost host" in output, output
         pod.start(1)
         code, output = finish(start_client(pod, client, "run", corpus))
         assert code == 0, output
