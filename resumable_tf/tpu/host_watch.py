@@ -3,9 +3,9 @@
     watch_hosts(["10.0.0.2:8470", "10.0.0.3:8470"])
 
 A step that was sent to a host which then dies mostly fails, but TensorFlow may also
-wait for its answer for ever: on a pod it sends no heartbeats. So a thread knocks at
-every host's port. When one is gone, training gets the time to end by itself and a save
-in flight to be finished; then the process ends with exit code 1.
+wait for its answer for ever: on a pod it sends no heartbeats, and a save waits for all
+steps under way, answered or not. So a thread knocks at every host's port. When one is
+gone, training gets some time to end by itself; then the process ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class WatchSettings:
     every_secs: float = 2.0
     timeout_secs: float = 5.0
     num_misses: int = 3
-    grace_secs: float = 60.0
+    grace_secs: float = 30.0
 
 
 def answers(address: str, timeout_secs: float) -> bool:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.errors import HostLostError
+from resumable_tf.errors import HostLostError, SaveError
 
 _LOST = (
     tf.errors.UnavailableError,
@@ -43,16 +44,24 @@ def naming_lost_hosts(run_dir: str) -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.OpError as error:
-        if not isinstance(error, _LOST) and _FORGOTTEN not in error.message:
+    except (tf.errors.OpError, SaveError) as error:
+        # TensorFlow's save waits for steps under way, and finds their errors.
+        found = error.__cause__ if isinstance(error, SaveError) else error
+        if not _is_loss(found):
             raise
-        named = sorted({job + task for job, task in _TASK.findall(error.message)})
+        named = sorted({job + task for job, task in _TASK.findall(found.message)})
         raise HostLostError(
             f"lost a host of this training ({', '.join(named) or 'none named'}): "
-            f"{type(error).__name__}: {_reason(error.message)}\n"
+            f"{type(found).__name__}: {_reason(found.message)}\n"
             "Start the processes of all hosts again with the same command; training "
             f"goes on from the last checkpoint in {run_dir}."
         ) from error
+
+
+def _is_loss(error: Any) -> bool:
+    if not isinstance(error, tf.errors.OpError):
+        return False
+    return isinstance(error, _LOST) or _FORGOTTEN in error.message
 
 
 def _reason(message: str) -> str:
