@@ -46,7 +46,7 @@ def naming_lost_hosts(run_dir: str) -> Iterator[None]:
         yield
     except (tf.errors.OpError, SaveError) as error:
         # TensorFlow's save waits for steps under way, and finds their errors.
-        found = error.__cause__ if isinstance(error, SaveError) else error
+        found: Any = error.__cause__ if isinstance(error, SaveError) else error
         if not _is_loss(found):
             raise
         named = sorted({job + task for job, task in _TASK.findall(found.message)})
