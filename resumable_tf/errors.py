@@ -176,3 +176,7 @@ class CloudError(ResumableError, RuntimeError):
 
 class CompilerEnvironmentError(ResumableError, RuntimeError):
     """The environment of the TPU compiler can't be made or used here."""
+
+
+class HostLostError(ResumableError, ConnectionError):
+    """A process on which training depends is gone; start all of them again."""

@@ -28,6 +28,7 @@ from resumable_tf.errors import (
     EXIT_FINISHED,
     EXIT_PREEMPTED,
     EXIT_USAGE,
+    HostLostError,
     MismatchError,
     ResumableError,
     UsageError,
@@ -91,6 +92,19 @@ def main(
     ],
     num_replicas: Annotated[
         int | None, typer.Option(help="Devices of --strategy mirrored.")
+    ] = None,
+    tpu: Annotated[
+        str | None,
+        typer.Option(
+            help="local, a node's name, or grpc://HOST:PORT,... "
+            "[default: TPU_NAME, or local]"
+        ),
+    ] = None,
+    tpu_zone: Annotated[
+        str | None, typer.Option(help="Of the node. [default: this machine's]")
+    ] = None,
+    gcp_project: Annotated[
+        str | None, typer.Option(help="Of the node. [default: this machine's]")
     ] = None,
     steps_per_call: Annotated[
         int, typer.Option(help="Most steps in a compiled call.")
@@ -226,6 +240,7 @@ def _run(settings: dict[str, Any]) -> int:
     keep_freed_memory()
     try:
         config = TrainConfig(**settings)
+        _check_tpu(config)
         from resumable_tf.training.run import train
 
         imported = time.monotonic() - _STARTED
@@ -234,6 +249,11 @@ def _run(settings: dict[str, Any]) -> int:
     except Preempted as stopped:
         _console.print(str(stopped))
         return EXIT_PREEMPTED
+    except HostLostError as error:
+        _console.print(f"HostLostError: {error}", markup=False)
+        sys.stdout.flush()
+        # While it ends, TensorFlow would wait for the host that is gone.
+        os._exit(EXIT_FAILED)
     except ResumableError as error:
         _console.print(f"{type(error).__name__}: {error}", markup=False)
         return (
@@ -244,6 +264,19 @@ def _run(settings: dict[str, Any]) -> int:
     else:
         _console.print(f"{result.run_dir}: finished at step {result.step}.")
     return 0
+
+
+def _check_tpu(config: Any) -> None:
+    """Looks for the TPU before TensorFlow is imported, which might end the process."""
+    from resumable_tf.tpu.machine import (
+        check_machine,
+        find_machine,
+        prepare_environment,
+    )
+
+    if config.tpu_settings is not None:
+        prepare_environment(config.tpu_settings)
+        check_machine(config.tpu_settings, find_machine())
 
 
 if __name__ == "__main__":

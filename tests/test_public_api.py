@@ -31,10 +31,10 @@ FLAGS = {
     "train_translation.py": """
         --allow-batch-size-change --batch-size --compute-dtype --data
         --deterministic --dropout-rate --eval-every-steps --fast-dir
-        --fast-every-steps --grace-secs --keep-last
+        --fast-every-steps --gcp-project --grace-secs --keep-last
         --log-every-steps --num-replicas --on-storage-error --place --preset
         --records --row-length --run-dir --save-every-secs --save-every-steps --seed
-        --steps-per-call --stop-step --strategy --vocab-size
+        --steps-per-call --stop-step --strategy --tpu --tpu-zone --vocab-size
     """.split(),
     "export_model.py": "--beam --output --records --run-dir --step".split(),
     "translate.py": "--batch-size --beam --model".split(),

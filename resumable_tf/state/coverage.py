@@ -69,7 +69,8 @@ def identities(variables: Iterator[Any]) -> set[int]:
         for part in (variable, *replica_components(variable)):
             found.add(id(part))
             # In mixed precision tf_keras wraps the variable that TensorFlow knows.
-            found.add(id(getattr(part, "_variable", part)))
+            # Not by getattr: a distributed variable would first reduce its parts.
+            found.add(id(vars(part).get("_variable", part)))
     return found
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -133,6 +133,20 @@ def to_host(value: Any) -> Any:
         return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
     with tf.device(host_device()):
         return tf.identity(value)
+
+
+def wait_for_hosts(values: Iterable[Any]) -> None:
+    """Waits until tensors have come from remote hosts; without such, they are there.
+
+    TensorFlow's calls to remote hosts return at once. A copy that is still under way is
+    lost with its host, and its error would be found by whoever uses it.
+
+    Args:
+        values: Tensors of `to_host`.
+    """
+    if host_device() == _COORDINATOR:
+        for value in values:
+            value.numpy()
 
 
 def host_device() -> str:

@@ -19,7 +19,12 @@ from typing import Any
 import tensorflow as tf
 
 from resumable_tf.state.keras_objects import is_optimizer
-from resumable_tf.state.leaf import LEGACY_NAME, is_variable, replica_components
+from resumable_tf.state.leaf import (
+    LEGACY_NAME,
+    is_variable,
+    replica_components,
+    wait_for_hosts,
+)
 from resumable_tf.state.object_graph import Node, ObjectGraph
 
 
@@ -114,6 +119,7 @@ class Snapshot:
         self._captured = [
             {leaf.name: leaf.read() for leaf in node.leaves} for node in graph.nodes
         ]
+        wait_for_hosts(value for one in self._captured for value in one.values())
 
     def checkpoint(self) -> Any:
         """Returns a `tf.train.Checkpoint` over the captured values."""

@@ -31,6 +31,7 @@ from resumable_tf.state.keras_objects import (
 )
 from resumable_tf.state.leaf import (
     checkpoint_options,
+    is_keras_variable,
     is_variable,
     tensorflow_variable,
 )
@@ -300,7 +301,9 @@ class TrainState:
         named = [(name, m) for name, o in self.trackables.items() for m in members([o])]
         for name, obj in named:
             for variable in variables_of(obj):
-                label = getattr(variable, "path", getattr(variable, "name", ""))
+                # A distributed variable answers an unknown attribute with a reduction.
+                is_keras = is_keras_variable(variable)
+                label = variable.path if is_keras else getattr(variable, "name", "")
                 owners.setdefault(id(variable), f"{name}: {label}")
         return [
             _entry(value, owners.get(id(value.node.obj), value.node.path))

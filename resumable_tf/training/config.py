@@ -17,6 +17,7 @@ from models import Recipe, TransformerConfig, preset
 from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.options import OnStorageError, SaveOptions
 from resumable_tf.errors import UsageError
+from resumable_tf.tpu.machine import TpuSettings, settings_from
 
 _SAVE_EVERY_SECS = 300.0
 
@@ -40,6 +41,10 @@ class TrainConfig:
         compute_dtype: `float32` or `bfloat16`.
         strategy: `one`, `mirrored`, `multi_worker` or `tpu`.
         num_replicas: Devices of `mirrored`.
+        tpu: Which one, for `tpu`: `local`, a node's name or `grpc://HOST:PORT,...`;
+            the environment's TPU_NAME, or else `local`, if None.
+        tpu_zone: Of the node; this machine's own if None.
+        gcp_project: Of the node; this machine's own if None.
         steps_per_call: Most steps in one compiled call.
         save_every_steps: Save at multiples of this; "auto" chooses the interval from
             what a save costs; never if None.
@@ -73,6 +78,9 @@ class TrainConfig:
     compute_dtype: str = "float32"
     strategy: str = "one"
     num_replicas: int | None = None
+    tpu: str | None = None
+    tpu_zone: str | None = None
+    gcp_project: str | None = None
     steps_per_call: int = 10
     save_every_steps: int | Literal["auto"] | None = 500
     save_every_secs: float | None = None
@@ -129,6 +137,32 @@ class TrainConfig:
             preset(self.preset)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        self._check_tpu()
+
+    def _check_tpu(self) -> None:
+        """Refuses flags of a TPU that mean nothing.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        if self.strategy == "tpu":
+            settings_from(self.tpu, self.tpu_zone, self.gcp_project)
+            return
+        for name in ("tpu", "tpu_zone", "gcp_project"):
+            value = getattr(self, name)
+            if value is not None:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{flag} {value} has no effect with --strategy {self.strategy}.\n"
+                    "Leave it out, or use --strategy tpu."
+                )
+
+    @property
+    def tpu_settings(self) -> TpuSettings | None:
+        """Which TPU; None with another strategy."""
+        if self.strategy != "tpu":
+            return None
+        return settings_from(self.tpu, self.tpu_zone, self.gcp_project)
 
     def _check_fast_tier(self) -> None:
         """Checks the flags of the fast tier.

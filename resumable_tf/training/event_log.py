@@ -107,7 +107,12 @@ class EventLog:
     def _own_files(self) -> list[tuple[str, int]]:
         """Returns our files and the steps they began at, oldest first."""
         found = []
-        for path in sorted(self._files.ls(self._root, detail=False)):
+        try:
+            paths = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            # Object stores know no empty directories.
+            return []
+        for path in sorted(paths):
             name = path.rsplit("/", 1)[-1]
             if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
                 found.append((path, int(name[len(_PREFIX) : -len(_SUFFIX)])))

@@ -22,11 +22,12 @@ from resumable_tf.checkpoint import Checkpointer, CheckpointInfo
 from resumable_tf.data.dataset import RecordDataset, evaluation_batches
 from resumable_tf.data.pairs import VALIDATION
 from resumable_tf.data.prepare import PrepareSettings, prepare_records
-from resumable_tf.data.record_files import RecordSet
+from resumable_tf.data.record_files import RECORDS_FILE, RecordSet
 from resumable_tf.errors import NoCheckpointError
 from resumable_tf.notices.metadata import metadata_pollers
 from resumable_tf.notices.tpu_node import node_pollers
 from resumable_tf.state import TrainState
+from resumable_tf.state.leaf import host_device
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.agreement import HostAgreement
 from resumable_tf.training.config import TrainConfig
@@ -40,6 +41,7 @@ from resumable_tf.training.hooks import (
     note_metrics,
 )
 from resumable_tf.training.loop import LoopPlan, run_loop
+from resumable_tf.training.lost_hosts import naming_lost_hosts
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.preemption import PreemptionGuard, save_last
 from resumable_tf.training.program import (
@@ -101,12 +103,22 @@ def train(config: TrainConfig) -> TrainResult:
         ConfigMismatchError: If the run was begun with other settings.
         DataMismatchError: If it was begun with other data, seed or batch size.
         DeviceError: If the strategy's devices are not there.
+        HostLostError: If another host of the training is gone.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         Preempted: If the machine or a signal asked to stop; the state is saved.
     """
     Heartbeat.from_environment().start()
+    if config.strategy not in ("multi_worker", "tpu"):
+        return _train(config)
+    with naming_lost_hosts(config.run_dir):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> TrainResult:
     phases = _Phases()
-    strategy = make_strategy(config.strategy, num_replicas=config.num_replicas)
+    strategy = make_strategy(
+        config.strategy, num_replicas=config.num_replicas, tpu=config.tpu_settings
+    )
     topology = topology_of(strategy, config.strategy)
     set_determinism(config)
     phases.done("devices")
@@ -234,8 +246,11 @@ class _Session:
     def _plan(self, phases: _Phases) -> LoopPlan:
         train_steps = self.program.train_steps
 
+        records = self.dataset.records
+
         def batches(step: int) -> Iterator[Any]:
-            iterator = iter(self.dataset.from_step(step))
+            train_steps.input.check_readable(records.path_of(RECORDS_FILE))
+            iterator = train_steps.input.iterate(lambda: self.dataset.from_step(step))
             phases.done("pipeline")
             train_steps.trace(iterator)
             phases.done("trace")
@@ -267,9 +282,12 @@ class _Session:
     def _hooks(self, checkpointer: Checkpointer, progress: Progress) -> list[Any]:
         settings = evaluation_settings(self.program.model, self.config)
         evaluate = make_evaluate(self.strategy, settings)
-        batches = evaluation_batches(
-            self.dataset.records, VALIDATION, batch_size=self.config.global_batch_size
-        )
+        with tf.device(host_device()):
+            batches = evaluation_batches(
+                self.dataset.records,
+                VALIDATION,
+                batch_size=self.config.global_batch_size,
+            )
         hooks = [
             LogMetrics(
                 self.train_log,

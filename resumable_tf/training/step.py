@@ -3,22 +3,23 @@
     train_steps = TrainSteps(model, optimizer, strategy, settings)
     losses, num_tokens = train_steps(iterator, step, num_steps)
 
-Every replica is handed the whole global batch and takes its own rows of it, so no
-distributed iterator is needed (TensorFlow can't save those), and every batch is the
-same on any number of replicas.
+Every replica gets its own rows of a global batch from a plain iterator (see
+`replica_input`), so no distributed iterator is needed (TensorFlow can't save those),
+and every batch is the same on any number of replicas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from resumable_tf.errors import UsageError
-
-Batch = Mapping[str, Any]
+from resumable_tf.state.leaf import host_device
+from resumable_tf.training.replica_input import Batch as Batch
+from resumable_tf.training.replica_input import ReplicaInput, take_rows
 
 
 class ReplicaContext(NamedTuple):
@@ -67,28 +68,14 @@ def rows_per_replica(global_batch_size: int, num_replicas: int) -> int:
     return rows
 
 
-def take_rows(batch: Batch, num_rows: int) -> tuple[Batch, Any]:
-    """Returns this replica's rows of a global batch, and the index of the first."""
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    first = tf.cast(replica, tf.int32) * num_rows
-    # `value[first:first + num_rows]` would be of unknown length to the TPU compiler, as
-    # there the replica's number is a tensor.
-    mine = {
-        name: tf.slice(
-            value,
-            [first, *[0] * (value.shape.rank - 1)],
-            [num_rows, *value.shape[1:]],
-        )
-        for name, value in batch.items()
-    }
-    return mine, first
-
-
 class TrainSteps:
     """Several training steps in one compiled call.
 
     The loss is normalised by the token count of the whole global batch: a mean of
     replica means would weigh tokens by the replica they fell on.
+
+    Attributes:
+        input: Makes the iterators for it.
     """
 
     def __init__(
@@ -109,9 +96,10 @@ class TrainSteps:
         self._optimizer = optimizer
         self._strategy = strategy
         self._settings = settings
-        self._num_rows = rows_per_replica(
+        num_rows = rows_per_replica(
             settings.global_batch_size, strategy.num_replicas_in_sync
         )
+        self.input = ReplicaInput(strategy, num_rows=num_rows)
         self._compiled = tf.function(self._steps, reduce_retracing=True)
 
     def trace(self, iterator: Any) -> None:
@@ -122,7 +110,7 @@ class TrainSteps:
         """Trains `num_steps` steps on the next batches of `iterator`.
 
         Args:
-            iterator: Of global batches; its next batch is that of `step`.
+            iterator: Of `input.iterate`; its next batch is that of `step`.
             step: Completed steps.
             num_steps: How many steps to train.
 
@@ -130,6 +118,8 @@ class TrainSteps:
             The mean loss per target token in nats, and the number of target tokens,
             of each step; both float32 [num_steps].
         """
+        # Calls to remote hosts return before they are done, and need it until then.
+        self._iterator = iterator
         results: tuple[Any, Any] = self._compiled(iterator, *_scalars(step, num_steps))
         return results
 
@@ -137,11 +127,11 @@ class TrainSteps:
         losses = tf.TensorArray(tf.float32, size=num_steps, element_shape=[])
         counts = tf.TensorArray(tf.float32, size=num_steps, element_shape=[])
         for index in tf.range(num_steps):
-            batch = next(iterator)
-            num_tokens = self._settings.count_tokens(batch)
+            batch = self.input.next_batch(iterator)
+            num_tokens = self._settings.count_tokens(batch.whole)
             now = step + tf.cast(index, tf.int64)
             results = self._strategy.run(
-                self._replica_step, args=(batch, now, num_tokens)
+                self._replica_step, args=(batch.for_replicas, now, num_tokens)
             )
             total = self._strategy.reduce(
                 tf.distribute.ReduceOp.SUM, results, axis=None
@@ -151,7 +141,7 @@ class TrainSteps:
         return losses.stack(), counts.stack()
 
     def _replica_step(self, batch: Batch, step: Any, num_tokens: Any) -> Any:
-        rows, first = take_rows(batch, self._num_rows)
+        rows, first = self.input.take_rows(batch)
         with tf.GradientTape() as tape:
             summed, reported = self._settings.loss(rows, ReplicaContext(step, first))
             loss = summed / num_tokens
@@ -190,7 +180,9 @@ def make_evaluate(
 
     def evaluate(dataset: Any) -> tuple[float, float]:
         loss = num_tokens = 0.0
-        for batch in dataset:
+        with tf.device(host_device()):
+            iterator = iter(dataset)
+        for batch in iterator:
             batch_loss, batch_tokens = batch_sums(batch)
             loss += float(batch_loss)
             num_tokens += float(batch_tokens)

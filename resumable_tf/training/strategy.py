@@ -10,7 +10,6 @@ collectives of several workers can only be set up then.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -19,11 +18,15 @@ from typing import Any
 import tensorflow as tf
 
 from resumable_tf.errors import DeviceError, UsageError
+from resumable_tf.tpu.cluster import make_tpu_strategy
+from resumable_tf.tpu.machine import TpuSettings, settings_from
 
 STRATEGIES = ("one", "mirrored", "multi_worker", "tpu")
 
 
-def make_strategy(name: str, *, num_replicas: int | None = None) -> Any:
+def make_strategy(
+    name: str, *, num_replicas: int | None = None, tpu: TpuSettings | None = None
+) -> Any:
     """Returns a strategy.
 
     Args:
@@ -31,6 +34,8 @@ def make_strategy(name: str, *, num_replicas: int | None = None) -> Any:
             `multi_worker` over the processes of `TF_CONFIG`, or `tpu`.
         num_replicas: For `mirrored`: how many GPUs, or logical CPU devices where
             there is no GPU. All GPUs, or 2 CPU devices, if None.
+        tpu: For `tpu`: which one. That of the environment, or of this machine, if
+            None.
 
     Raises:
         DeviceError: If the devices are not there.
@@ -50,7 +55,7 @@ def make_strategy(name: str, *, num_replicas: int | None = None) -> Any:
     if name == "multi_worker":
         return _make_multi_worker()
     if name == "tpu":
-        return _make_tpu()
+        return make_tpu_strategy(tpu or settings_from(None))
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     return tf.distribute.OneDeviceStrategy("/gpu:0" if has_gpu else "/cpu:0")
 
@@ -107,34 +112,6 @@ def _make_multi_worker() -> Any:
     if not workers:
         raise UsageError("TF_CONFIG names no workers; it must have at least one.")
     return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def _make_tpu() -> Any:
-    """Returns a TPUStrategy over the TPU of this host, or the one TPU_NAME names.
-
-    TensorFlow without a TPU raises IndexError or NotFoundError, or ends the process,
-    so what can be known beforehand is checked first.
-
-    Raises:
-        DeviceError: If there is no TPU.
-    """
-    name = os.environ.get("TPU_NAME", "local")
-    has_library = importlib.util.find_spec("libtpu") is not None
-    has_devices = os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
-    if name == "local" and not (has_library and has_devices):
-        raise DeviceError(
-            "--strategy tpu: this machine has no TPU.\n"
-            f"  libtpu package: {'found' if has_library else 'not installed'}\n"
-            "  /dev/accel0 or /dev/vfio/0: "
-            f"{'found' if has_devices else 'not there'}\n"
-            "Run on a Cloud TPU VM with tensorflow-tpu and libtpu installed, or set "
-            "TPU_NAME for a pod, or use --strategy one."
-        )
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
-    if name != "local":
-        tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def write_corpus(path: Path, *, num_pairs: int = 400, seed: int = 7) -> Path:
     return path
 
 
-def train_args(run_dir: Path, corpus: Path, **flags: object) -> list[str]:
+def train_args(run_dir: Path | str, corpus: Path, **flags: object) -> list[str]:
     """Returns the flags of a small training on `corpus`."""
     settings: dict[str, object] = {
         "preset": "tiny",

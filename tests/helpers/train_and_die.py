@@ -2,7 +2,8 @@
 
 The kill comes from a hook of the loop, when the step is done and not yet saved:
 `KILL_AFTER_STEP=17 python train_and_die.py <flags of train_translation.py>`.
-With `TERM_AFTER_STEP` it gets SIGTERM instead, once.
+With `TERM_AFTER_STEP` it gets SIGTERM instead, once. With `KILL_DELAY_SECS` the signal
+comes so much later, wherever the process is then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,20 @@ def _kill_after(step: int, number: signal.Signals) -> None:
     from resumable_tf.training import hooks
 
     original = hooks.LogMetrics.__call__
+    delay_secs = float(os.environ.get("KILL_DELAY_SECS", "0"))
     sent = []
+
+    def send() -> None:
+        os.kill(os.getpid(), number)
 
     def call_or_die(self, state, result):  # type: ignore[no-untyped-def]
         original(self, state, result)
         if state.step >= step and not sent:
             sent.append(number)
-            os.kill(os.getpid(), number)
+            if delay_secs:
+                threading.Timer(delay_secs, send).start()
+            else:
+                send()
 
     hooks.LogMetrics.__call__ = call_or_die  # type: ignore[method-assign]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import tensorflow as tf
+from helpers.fake_gcs import FakeGcs
 from helpers.runs import event_lines
 
 from resumable_tf.training.event_log import EventLog, _complete_records, _to_record
@@ -84,3 +85,19 @@ def test_a_record_is_written_as_tensorflow_writes_it(tmp_path: Path) -> None:
         for record in (b"", b"some bytes"):
             writer.write(record)
     assert Path(path).read_bytes() == _to_record(b"") + _to_record(b"some bytes")
+
+
+def test_a_resume_on_an_object_store_keeps_the_events_before_it(
+    fake_gcs: FakeGcs, tmp_path: Path
+) -> None:
+    url = "gs://bucket/run/metrics/train"
+    for start, steps in ((0, [10, 20]), (10, [20, 30])):
+        log = EventLog(url)
+        log.open(step=start)
+        for step in steps:
+            log.append({"step": step, "loss": step / 4})
+        log.flush()
+    fsspec.filesystem("gs", use_listings_cache=False).get(
+        url, str(tmp_path / "metrics" / "train"), recursive=True
+    )
+    assert [step for step, _ in event_lines(tmp_path, "train")] == [10, 20, 30]
