@@ -24,7 +24,7 @@ from helpers.runs import (
 )
 from helpers.tpu_pod import PRIVATE, Pod, copy_to_hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.crash]
+pytestmark = pytest.mark.crash
 
 _PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
@@ -66,6 +66,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.proof
 def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
     tmp_path: Path,
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_hosts_read_their_own_rows_and_their_state_goes_through_the_client(
     tmp_path: Path,
 ) -> None:

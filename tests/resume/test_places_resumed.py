@@ -78,7 +78,7 @@ def test_a_slurm_job_is_requeued_after_its_signal_and_ends_the_same(
 
 
 @pytest.mark.crash
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_sagemaker_job_goes_on_from_a_torn_copy_and_leaves_a_model(
     tmp_path: Path, corpus: Path, reference: Path
 ) -> None:
