@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.saved_runs import steps_in
 
 import resumable_tf as rtf
 
@@ -88,10 +89,13 @@ class _Task:
             "train_step": self.train_step,
             "run_dir": str(run_dir),
             "stop_step": stop_step,
+            "rtf": rtf,
         }
         snippet = _blocks(page, "python")[index]
         snippet = snippet.replace("runs/fit", str(run_dir))
+        snippet = snippet.replace("/dev/shm/run", f"{run_dir}-fast")
         exec(compile(snippet, "README.md", "exec"), names)
+        self.names = names
         return [variable.numpy() for variable in self.model.variables]
 
 
@@ -115,6 +119,22 @@ def test_the_guarded_loop_trains_as_the_one_without_and_stops_when_asked(
     guarded = _Task().run_snippet(0, tmp_path / "run", 20, page=SUPERVISOR_PAGE)
     for one, other in zip(plain, guarded, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_fast_tier_of_the_readme_is_saved_to_between_durable_saves(
+    tmp_path: Path,
+) -> None:
+    task = _Task()
+    task.run_snippet(2, tmp_path / "run", 0)
+    state = rtf.TrainState(model=task.model, optimizer=task.optimizer)
+    with task.names["checkpointer"] as checkpointer:
+        for _ in range(60):
+            task.train_step(next(iter(task.dataset)))
+            state.step += 1
+            checkpointer.maybe_save(state)
+    assert [info.step for info in checkpointer.checkpoints()] == [50]
+    assert steps_in(f"{tmp_path / 'run'}-fast") == [50]
+    assert steps_in(tmp_path / "run") == []
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
