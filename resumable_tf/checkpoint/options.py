@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.lease import elapsed_secs
 from resumable_tf.checkpoint.policy import SavePolicy
 from resumable_tf.checkpoint.retention import KeepPolicy
-from resumable_tf.state import TrainState
+
+if TYPE_CHECKING:  # It imports TensorFlow.
+    from resumable_tf.state import TrainState
 
 WhenBusy = Literal["wait", "skip", "coalesce"]
 OnStorageError = Literal["stop", "continue"]

@@ -92,6 +92,7 @@ def test_the_command_finds_a_loop_exact(
     assert (tmp_path / "kept" / "whole.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_fit_is_found_exact(tmp_path: Path) -> None:
     report = run("exact_fit", tmp_path / "audit")
     assert report.is_exact, report

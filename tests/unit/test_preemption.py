@@ -116,12 +116,16 @@ def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
 
 
 def test_former_handlers_come_back_after_a_request_too() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with quiet_guard() as guard:
-        signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    assert guard.requested.name == "SIGINT"
-    assert signal.getsignal(signal.SIGINT) is before
+    # A `fit` that has raised in another test may have left its own.
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with quiet_guard() as guard:
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert guard.requested.name == "SIGINT"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 def test_the_metadata_servers_notice_becomes_a_save_and_exit_code_75(

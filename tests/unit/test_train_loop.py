@@ -66,6 +66,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert [info.step for info in checkpointer.checkpoints()] == [2, 4]
 
 
+@pytest.mark.slow
 def test_training_goes_on_over_a_full_disk_and_ends_as_without(
     corpus: Path,
     whole: Path,
@@ -118,6 +119,7 @@ def test_a_training_whose_last_save_fails_has_failed(
         rtf.train(_config(tmp_path, corpus, on_storage_error=policy))
 
 
+@pytest.mark.slow
 def test_an_automatic_interval_cuts_no_call_and_changes_no_result(
     corpus: Path, whole: Path, tmp_path: Path
 ) -> None:
