@@ -52,7 +52,8 @@ The peers are called as their documentation says: `tf.train.CheckpointManager` a
 ships and with `experimental_enable_async_checkpoint`; Keras' `BackupAndRestore` inside
 `fit`, which saves at one batch's end; Orbax' `CheckpointManager`, asynchronous, with
 `StandardSave`; `torch.save` of both state dicts; DCP `async_save` of `get_state_dict`,
-in a single process without a process group. Nobody's settings are tuned.
+in a single process without a process group. Of ours, `keep_freed_memory` is
+called before training, as docs/saving.md advises; nothing else is tuned.
 
 Rounds interleave the peers, each in a process of its own that ends before the next one
 starts; the order turns by one each round. `os.sync()` precedes every measurement. The
@@ -65,7 +66,7 @@ installed are left out. This needs Linux.
 minutes: the cost of one save in the running training, several times, and from it the
 share of `cost / (N * step time)` for a save every N steps.
 
-Run it on an idle machine. Our writer gives way to everything else that runs (nice 19):
+Run it on an idle machine. Our writer gives way to everything else that runs (nice 10):
 beside other programs its commits come late, and more steps lie beside them.
 """
 

@@ -20,6 +20,7 @@ import resumable_tf as rtf
 class Ours:
     def __init__(self, plan: Plan) -> None:
         self.version = tensorflow_version()
+        rtf.keep_freed_memory()
         self._training = TensorFlowTraining(plan)
         self._state = rtf.TrainState(
             model=self._training.model, optimizer=self._training.optimizer

@@ -247,8 +247,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    # On a busy machine a writer of the lowest priority would hardly get its turn.
-    writer._LOWEST_PRIORITY = 0
+    # On a busy machine a writer of low priority would hardly get its turn.
+    writer._NICENESS = 0
     console = Console(width=100)
     counts = run_cycles(args, console)
     rows = run_endurance(args)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from resumable_tf.serving.export import export_translator as export_translator
     from resumable_tf.serving.translator import Translator as Translator
     from resumable_tf.state import TrainState as TrainState
+    from resumable_tf.training.allocator import keep_freed_memory as keep_freed_memory
     from resumable_tf.training.config import TrainConfig as TrainConfig
     from resumable_tf.training.keras.fit import fit as fit
     from resumable_tf.training.keras.resume_callback import (
@@ -99,6 +100,7 @@ _MODULES = {
     "export_translator": "serving.export",
     "TrainState": "state",
     "TrainConfig": "training.config",
+    "keep_freed_memory": "training.allocator",
     "Preempted": "training.preemption",
     "PreemptionGuard": "training.preemption",
     "ResumeCallback": "training.keras.resume_callback",

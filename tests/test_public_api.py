@@ -24,7 +24,7 @@ KeepBest KeepMultiples KeepNewest
 KeepOnePer KeepPinned NonFiniteLossError OnImprovement Preempted PreemptionGuard
 PrepareSettings RecordDataset ResumableError ResumableIterator ResumeCallback SaveHandle
 SaveOptions TrainConfig TrainState Translator audit export_translator fit
-prepare_records train
+keep_freed_memory prepare_records train
 """.split()
 
 FLAGS = {

@@ -267,8 +267,8 @@ def open_place(settings: argparse.Namespace) -> Iterator[Directory | Bucket]:
 
 def main() -> None:
     settings = parse_arguments()
-    # On a busy machine a writer of the lowest priority would hardly get its turn.
-    writer._LOWEST_PRIORITY = 0
+    # On a busy machine a writer of low priority would hardly get its turn.
+    writer._NICENESS = 0
     num_killed = 0
     with open_place(settings) as place:
         prepare(place.base, settings)

@@ -140,8 +140,8 @@ def main() -> None:
     parser.add_argument("--kill-after", type=int)
     parser.add_argument("--scheme", choices=["local", "object"], required=True)
     settings = parser.parse_args()
-    # On a busy machine a writer of the lowest priority would hardly get its turn.
-    writer._LOWEST_PRIORITY = 0
+    # On a busy machine a writer of low priority would hardly get its turn.
+    writer._NICENESS = 0
     place = Directory(settings.directory, settings.scheme)
     if exit_code(fork(lambda: prepare(place.base, settings.size))) != 0:
         raise AssertionError("the first checkpoints could not be saved")

@@ -222,8 +222,8 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=1)
     parser.add_argument("--stride", type=int, default=1)
     settings = parser.parse_args()
-    # On a busy machine a writer of the lowest priority would hardly get its turn.
-    writer._LOWEST_PRIORITY = 0
+    # On a busy machine a writer of low priority would hardly get its turn.
+    writer._NICENESS = 0
     num_killed = 0
     with open_places(settings) as places:
         prepare(places)
