@@ -29,8 +29,10 @@ def test_one_two_and_four_replicas_and_two_processes_continue_each_other(
         args = train_args(run_dir, corpus, **topology)
         done = run_training(args, kill_after_step=kill_at)
         assert done.returncode == -signal.SIGKILL, done.stderr
-    killed = run_workers(run_dir, corpus, stop_step=24, KILL_AFTER_STEP="18")
-    assert killed[0][0] == -signal.SIGKILL, killed[0][1]
+    # These stop by themselves: a save that a kill meets may not be committed, and what
+    # two processes have trained is to be continued here. test_multi_worker kills them.
+    for code, output in run_workers(run_dir, corpus, stop_step=16):
+        assert code == 0, output
     last = run_training(train_args(run_dir, corpus, **mirrored(2)))
     assert last.returncode == 0, last.stderr
     assert "resumed from step 16" in last.stderr
