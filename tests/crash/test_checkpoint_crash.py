@@ -57,7 +57,7 @@ def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_kill_at_each_operation_of_an_upload(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, "--mode=async", "--scheme=object") > 20
 

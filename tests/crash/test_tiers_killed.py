@@ -44,7 +44,7 @@ def test_kills_of_saves_to_two_tiers_lose_no_more_than_the_last_step(
     assert run_matrix(tmp_path, "--scheme=local", "--stride=29") >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_kill_at_every_third_operation_of_two_tiers(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, "--scheme=local", "--stride=3") > 25
 

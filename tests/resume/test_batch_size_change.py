@@ -183,7 +183,7 @@ def test_steps_before_the_change_are_no_steps_of_this_size(records: Path) -> Non
         dataset.from_step(2)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.crash
 def test_a_kill_after_the_change_is_exact(tmp_path: Path) -> None:
     """Real processes of the translation script, killed before and after a save."""

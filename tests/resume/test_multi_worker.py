@@ -18,7 +18,7 @@ _STOP_STEP = 12
 @pytest.mark.parametrize(
     "kill_steps",
     [
-        pytest.param(["7"], marks=pytest.mark.slow),
+        pytest.param(["7"], marks=pytest.mark.proof),
         pytest.param(["3", "7"], marks=pytest.mark.proof),
     ],
 )
