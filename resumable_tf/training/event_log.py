@@ -93,11 +93,10 @@ class EventLog:
 
         If that fails, they are written by the next call that does not.
         """
-        if self._is_local:
-            append_or_undo(self._path, self._pending, is_durable=False)
-        else:
-            self._files.pipe_file(self._path, self._written + self._pending)
-            self._written += self._pending
+        if not self._is_local:
+            self.take()()
+            return
+        append_or_undo(self._path, self._pending, is_durable=False)
         self._pending = b""
 
     def _add(self, event: Any) -> None:

@@ -31,6 +31,9 @@ class MetricsLog:
 
     A local file is appended to and synchronised to disk. Object stores can't append,
     so there the file, which is small, is written whole at each flush.
+
+    Attributes:
+        is_local: Whether the file can be appended to, and a flush is cheap.
     """
 
     def __init__(self, path: str, *, events: EventLog | None = None) -> None:
@@ -42,7 +45,7 @@ class MetricsLog:
         """
         self._path = path
         self._events = events
-        self._is_local = "://" not in path
+        self.is_local = "://" not in path
         self._kept: list[bytes] = []
         self._pending: list[bytes] = []
         self._num_lines, self._checksum = 0, 0
@@ -78,7 +81,7 @@ class MetricsLog:
         self._is_open, self._num_stored = True, len(self._kept)
         if written is not None and list(written) != self.written():
             self._tell_damage(data, step=step, num_lines=written[0])
-        if found or self._is_local:
+        if found or self.is_local:
             self._rewrite(self._kept)
         if self._events is not None:
             self._events.open(step=step)
@@ -93,11 +96,6 @@ class MetricsLog:
         self._pending.append(json.dumps(record).encode("ascii"))
         if self._events is not None:
             self._events.append(record)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the file can be appended to, and a flush is cheap."""
-        return self._is_local
 
     def take(self) -> Callable[[], None]:
         """Returns what stores all lines up to now, also on another thread.
@@ -124,15 +122,14 @@ class MetricsLog:
 
         If that fails, they are written by the next call that does not.
         """
+        if not self.is_local:
+            self.take()()
+            return
         if not self._pending:
             return
         if self._events is not None:
             self._events.flush()
-        if self._is_local:
-            append_or_undo(self._path, _joined(self._pending))
-        else:
-            self._rewrite(self._kept + self._pending)
-            self._kept += self._pending
+        append_or_undo(self._path, _joined(self._pending))
         self._count(self._pending)
         self._pending = []
 
@@ -161,7 +158,7 @@ class MetricsLog:
 
     def _rewrite(self, lines: list[bytes]) -> None:
         data = _joined(lines)
-        if not self._is_local:
+        if not self.is_local:
             with fsspec.open(self._path, "wb") as file:
                 file.write(data)
             return
