@@ -30,6 +30,7 @@ class Due:
             options: Say whether there is a fast tier, and when to save there.
         """
         fast = options.fast_tier
+        self._when_busy = options.when_busy
         self._durable = Schedule(policies, options)
         self._fast = None if fast is None else Schedule([fast.policy], options)
         # Of what was found due and not saved yet: whether in the durable tier too.
@@ -68,8 +69,10 @@ class Due:
             return self._durable.is_due(
                 step, is_saving=is_saving, epoch=epoch, metrics=metrics
             )
+        # Only what waits may wait for the fast tier's save too.
+        is_busy = is_copying or (is_saving and self._when_busy != "wait")
         in_durable = self._durable.is_due(
-            step, is_saving=is_copying, epoch=epoch, metrics=metrics
+            step, is_saving=is_busy, epoch=epoch, metrics=metrics
         )
         in_durable = in_durable and not is_copying
         in_fast = self._fast.is_due(

@@ -37,6 +37,7 @@ class Failures:
         self._may_continue = may_continue
         self.count = 0
         self.last: SaveError | None = None
+        self._last_step = 0
 
     @property
     def status(self) -> str | None:
@@ -48,12 +49,12 @@ class Failures:
         text = os.strerror(number) if number else describe(cause or self.last)
         return text.partition("\n")[0]
 
-    def take(self, error: OSError, *, step: int | None = None) -> None:
+    def take(self, error: OSError, *, step: int) -> None:
         """Counts a failure.
 
         Args:
             error: The failed save's, or what kept a save from being begun.
-            step: Of the save that was not begun.
+            step: Of that save.
 
         Raises:
             OSError: That error, if the training must not go on.
@@ -70,6 +71,7 @@ class Failures:
             _log.error("%s", failure)
             error = failure
         self.count, self.last = self.count + 1, error
+        self._last_step = max(step, self._last_step)
 
     def hear(self, writer: Writer) -> None:
         """Takes the failure of a save that is over, if nobody has heard of it.
@@ -80,11 +82,15 @@ class Failures:
         try:
             writer.raise_failure()
         except SaveError as error:
-            self.take(error)
+            self.take(error, step=writer.step)
 
-    def succeeded(self) -> None:
-        """Forgets all failures; called by the writer's thread."""
-        self.count, self.last = 0, None
+    def succeeded(self, step: int) -> None:
+        """Forgets the failures up to a step that is saved; by the thread that did it.
+
+        A copy may come to its end after a newer save has failed.
+        """
+        if step >= self._last_step:
+            self.count, self.last = 0, None
 
     def raise_last(self) -> None:
         """Raises the last failure, if no save has succeeded since.

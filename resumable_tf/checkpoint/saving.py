@@ -44,6 +44,7 @@ class Saving:
         self.writer = Writer(is_nice=options.asynchronous)
         self._tiers, self._due, self._failures = tiers, due, failures
         self._asynchronous = options.asynchronous
+        self._is_copied_next = False
         self._before_save = options.before_save
         self._before_write: Callable[[], None] = lambda: None
 
@@ -61,7 +62,9 @@ class Saving:
         return self._due.is_due(
             step,
             is_saving=self.writer.is_busy(),
-            is_copying=self._tiers.is_copying(),
+            # Also if what is being written will be copied then.
+            is_copying=self._tiers.is_copying()
+            or (self._is_copied_next and self.writer.is_busy()),
             epoch=epoch,
             metrics=metrics,
         )
@@ -102,6 +105,7 @@ class Saving:
             SaveError: Without `asynchronous`, if it failed.
         """
         self._due.begin_save(stopped_secs, in_durable=in_durable)
+        self._is_copied_next = in_durable and self._tiers.fast is not None
         snapshot = state.capture()
         job = self._due.timed(
             lambda: self._write(snapshot, draft, in_durable=in_durable),
@@ -163,7 +167,7 @@ class Saving:
         self._due.committed(draft.metrics)
         self._tiers.tidy(draft.step)
         if not self._tiers.is_behind:
-            self._failures.succeeded()
+            self._failures.succeeded(draft.step)
         if in_durable:
             self._tiers.start_copy(draft.step)
         return info

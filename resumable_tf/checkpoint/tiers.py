@@ -5,7 +5,7 @@
     tiers.candidates()              # what may be restored, best first
     tiers.write(snapshot, draft)    # commits in the fast tier, if there is one
     tiers.start_copy(step)          # and from there in the durable one, by a thread
-    tiers.wait()
+    tiers.finish()
     tiers.end()
 
 Without a fast tier everything happens in the durable one, and nothing is copied.
@@ -51,7 +51,7 @@ class Tiers:
         fast: Tier | None = None,
         *,
         is_nice: bool = True,
-        after_copy: Callable[[], None] = lambda: None,
+        after_copy: Callable[[int], None] = lambda step: None,
     ) -> None:
         """Remembers its arguments; nothing is read or written.
 
@@ -59,7 +59,7 @@ class Tiers:
             durable: The run directory.
             fast: The fast tier, None without.
             is_nice: Whether copying gives way to all other work on this machine.
-            after_copy: Called by the copying thread after each commit.
+            after_copy: Called by the copying thread with each step it has committed.
         """
         self.durable = durable
         self.fast = fast
@@ -71,6 +71,8 @@ class Tiers:
         self._pinned: int | None = None
         # Whether the fast tier knows what this start has found.
         self._is_settled = False
+        # Digests of what was moved out of the way and is not on record yet.
+        self._newer: list[str] = []
         self._owned = None if fast is None else Ownership(durable, fast)
 
     def save_secs(self) -> dict[str, float | None]:
@@ -207,11 +209,14 @@ class Tiers:
         if self.fast is None or self._owned is None:
             return self.durable.write(snapshot, draft)
         self.fast.lease.check()
-        newer = [] if self._is_settled else self._owned.settle(draft.step)
-        self._is_settled = True
+        if not self._is_settled:
+            self._newer += self._owned.settle(draft.step)
+            self._is_settled = True
         info = self.fast.write(snapshot, draft)
-        if newer:
-            self._owned.update(lambda record: record.superseding(*newer))
+        # Not before, and also if a save in between has failed.
+        if self._newer:
+            self._owned.update(lambda record: record.superseding(*self._newer))
+            self._newer = []
         return info
 
     def tidy(self, step: int) -> None:
@@ -228,7 +233,7 @@ class Tiers:
     def start_copy(self, step: int) -> None:
         """Begins to copy a fast checkpoint to the durable tier; without, does nothing.
 
-        The copy before must be over and its failure heard of: see `wait`.
+        The copy before must be over and its failure heard of.
 
         Raises:
             SaveError: If it has failed and was not.
@@ -256,7 +261,9 @@ class Tiers:
             return
         _log.info("completing the copy of step %d to %s", step, self._where)
         self._pinned = step
-        self._copies.submit(step, lambda: self._copy_again(fast, owned, step, restored))
+        self._copies.submit(
+            step, lambda: self._copy(fast, owned, step, restored=restored)
+        )
 
     def is_copying(self) -> bool:
         """Returns whether a checkpoint is being copied."""
@@ -273,14 +280,6 @@ class Tiers:
             SaveError: That failure, if the training must not go on.
         """
         failures.hear(self._copies)
-
-    def wait(self) -> None:
-        """Waits for the copy under way.
-
-        Raises:
-            SaveError: If it has failed and nobody has heard of it.
-        """
-        self._copies.wait()
 
     def raise_failure(self) -> None:
         """Raises a copy's failure, if nobody has heard of it.
@@ -314,19 +313,27 @@ class Tiers:
             return None
 
     def _copy(
-        self, fast: Tier, owned: Ownership, step: int, *, completes: bool = False
+        self,
+        fast: Tier,
+        owned: Ownership,
+        step: int,
+        *,
+        restored: CheckpointInfo | None = None,
     ) -> CheckpointInfo:
         """Copies a checkpoint to the durable tier; on its own thread.
 
-        Raises what has failed.
+        `restored` is what this start goes on from, if an earlier process has begun the
+        copy: the checkpoint may be damaged by now. Raises what has failed.
         """
-        digest = fast.catalog.digest(step)
         try:
+            if restored is not None and not _is_good(fast, step):
+                return restored
+            digest = fast.catalog.digest(step)
             owned.update(lambda record: dataclasses.replace(record, copying=step))
             info = self.durable.copy(
                 fast,
                 step,
-                completes=completes,
+                completes=restored is not None,
                 # Before the commit: a kill right after it must not make it a stranger.
                 before_commit=lambda: owned.update(
                     lambda record: record.knowing(digest)
@@ -342,34 +349,19 @@ class Tiers:
         finally:
             self._pinned = None
         self.is_behind = False
-        self._after_copy()
+        self._after_copy(step)
         return info
-
-    def _copy_again(
-        self, fast: Tier, owned: Ownership, step: int, restored: CheckpointInfo
-    ) -> CheckpointInfo:
-        """Completes a copy, unless what is to be copied is damaged by now."""
-        report = verify_step(fast.storage, step)
-        if report.is_good:
-            return self._copy(fast, owned, step, completes=True)
-        self._pinned = None
-        where = fast.catalog.set_aside(step, QUARANTINE)
-        _log.warning(
-            "checkpoint %d is damaged (%s); moved to %s, and not copied",
-            *(step, "; ".join(report.problems), where),
-        )
-        return restored
 
 
 def make_tiers(
-    durable: Tier, options: SaveOptions, after_copy: Callable[[], None]
+    durable: Tier, options: SaveOptions, after_copy: Callable[[int], None]
 ) -> Tiers:
     """Returns a run's tiers; nothing is read or written.
 
     Args:
         durable: The run directory.
         options: Say whether there is a fast tier, and where.
-        after_copy: Called after each commit of a copy.
+        after_copy: Called with the step of each copy that is committed.
 
     Raises:
         UsageError: If both are one directory.
@@ -389,6 +381,19 @@ def make_tiers(
             )
     is_nice = options.asynchronous
     return Tiers(durable, fast, is_nice=is_nice, after_copy=after_copy)
+
+
+def _is_good(fast: Tier, step: int) -> bool:
+    """Reads a checkpoint to its end; a damaged one goes into quarantine."""
+    report = verify_step(fast.storage, step)
+    if report.is_good:
+        return True
+    where = fast.catalog.set_aside(step, QUARANTINE)
+    _log.warning(
+        "checkpoint %d is damaged (%s); moved to %s, and not copied",
+        *(step, "; ".join(report.problems), where),
+    )
+    return False
 
 
 def _left(tier: Tier, name: str, without: Collection[Place]) -> list[int]:

@@ -141,6 +141,11 @@ class Writer:
             self._thread.join()
             self._thread = None
 
+    @property
+    def step(self) -> int:
+        """The step of the last save, 0 before any."""
+        return 0 if self._handle is None else self._handle.step
+
     def is_busy(self) -> bool:
         """Returns whether a save is in flight."""
         return self._handle is not None and not self._handle.done()

@@ -13,9 +13,7 @@ from helpers.two_tiers import Machine, train_on
 
 from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
 from resumable_tf.checkpoint.tier import Tier
-from resumable_tf.errors import (
-    SaveError,
-)
+from resumable_tf.errors import SaveError
 from resumable_tf.storage import open_storage
 from resumable_tf.training.preemption import save_last
 
@@ -115,6 +113,87 @@ def test_training_goes_on_over_failed_copies_but_the_last_must_succeed(
     assert (checkpointer.committed_step, checkpointer.durable_step) == (5, 0)
     with pytest.raises(SaveError, match=r"step 4 .*injected"):
         checkpointer.close()
+
+
+def test_a_copy_that_succeeds_does_not_hide_that_a_newer_save_has_failed(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    fast = FastTier(here.fast_dir, every_steps=1)
+    options = SaveOptions(fast_tier=fast, on_storage_error="continue")
+    state = small_state()
+    checkpointer = Checkpointer(here.run_dir, every_steps=2, options=options)
+    checkpointer.restore_or_initialize(state)
+    train_on(state, checkpointer, 2)
+    checkpointer._saving.writer.finish()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the RAM disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tier, "write", fail)
+        train_on(state, checkpointer, 3)
+        checkpointer._saving.writer.finish()
+        checkpointer.raise_failure()
+    gate.event.set()
+    checkpointer.wait()
+    assert checkpointer.durable_step == 2
+    assert checkpointer.failures.count == 1
+    with pytest.raises(SaveError, match=r"step 3 .*the RAM disk is full"):
+        checkpointer.close()
+
+
+def test_a_durable_save_does_not_wait_for_a_copy_that_is_about_to_begin(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast save that will be copied is still being written."""
+    gate, may_write = Gate(monkeypatch), threading.Event()
+    write = Tier.write
+
+    def held(tier: Tier, *arguments: Any) -> Any:
+        assert may_write.wait(60)
+        return write(tier, *arguments)
+
+    fast = FastTier(here.fast_dir, every_steps=100)
+    state = small_state()
+    options = SaveOptions(fast_tier=fast)
+    with Checkpointer(here.run_dir, every_steps=1, options=options) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tier, "write", held)
+            advance(state)
+            assert checkpointer.maybe_save(state) is not None
+            advance(state)
+            assert checkpointer.maybe_save(state) is None
+            may_write.set()
+            checkpointer._saving.writer.finish()
+        gate.event.set()
+        checkpointer.wait()
+        advance(state)
+        assert checkpointer.maybe_save(state) is not None
+    assert here.steps() == ([1, 3], [1, 3])
+
+
+def test_a_save_to_be_skipped_does_not_wait_for_the_fast_one(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, write = threading.Event(), Tier.write
+
+    def held(tier: Tier, *arguments: Any) -> Any:
+        assert may_write.wait(60)
+        return write(tier, *arguments)
+
+    monkeypatch.setattr(Tier, "write", held)
+    fast = FastTier(here.fast_dir, every_steps=1)
+    options = SaveOptions(fast_tier=fast, when_busy="skip")
+    state = small_state()
+    with Checkpointer(here.run_dir, every_steps=2, options=options) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        for expected in (True, False):  # The second is due in both tiers.
+            advance(state)
+            assert (checkpointer.maybe_save(state) is not None) == expected
+        may_write.set()
+    assert here.steps() == ([1], [])
 
 
 def test_a_copy_that_was_cut_short_is_completed_by_the_next_start(

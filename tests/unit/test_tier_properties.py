@@ -161,7 +161,8 @@ class World:
             tiers.tidy(draft.step)
             if is_durable:
                 tiers.start_copy(draft.step)
-                tiers.wait()
+                tiers.finish()
+                tiers.raise_failure()
                 self.saved_durably = history
         tiers.end()
 
@@ -181,7 +182,8 @@ class World:
         if place == places[0]:
             self.check(life.machine, place, history)
             tiers.resume_copy(info)
-            tiers.wait()
+            tiers.finish()
+            tiers.raise_failure()
         else:
             # What was promised before is given up, on purpose.
             self.saved, self.saved_durably = None, []

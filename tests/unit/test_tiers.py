@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.small_state import assert_at_step, small_state
+from helpers.small_state import advance, assert_at_step, small_state
 from helpers.two_tiers import Machine, steps_in
 
 from resumable_tf.checkpoint import Catalog, FastTier
 from resumable_tf.checkpoint.integrity import verify_run
+from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import (
     CheckpointCorruptError,
     FastTierMismatchError,
     RunInUseError,
+    SaveError,
     UsageError,
 )
 from resumable_tf.storage import open_storage
@@ -205,6 +207,30 @@ def test_a_superseded_checkpoint_does_not_come_back_over_the_fast_tier(
     assert here.restored() == 6
     # Without the fast tier it is still there.
     assert there.restored() == 7
+
+
+def test_nor_does_it_when_the_first_save_of_the_new_life_fails(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.train(7, every_steps=7)
+    state, write, fails = small_state(), Tier.write, [True]
+
+    def failing_once(tier: Tier, *arguments: Any) -> Any:
+        if fails:
+            fails.clear()
+            raise OSError("injected")
+        return write(tier, *arguments)
+
+    monkeypatch.setattr(Tier, "write", failing_once)
+    checkpointer = here.checkpointer(every_steps=100)
+    checkpointer.restore(state, 5)
+    advance(state)
+    with pytest.raises(SaveError, match="injected"):
+        checkpointer.save(state, in_durable=False).result()
+    checkpointer.save(state, in_durable=False).result()
+    checkpointer.close()
+    assert here.restored() == 6
+    assert here.train(6) == 6
 
 
 def test_the_commands_read_a_fast_tier_like_a_run(here: Machine) -> None:
