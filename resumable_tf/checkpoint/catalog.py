@@ -33,6 +33,7 @@ from resumable_tf.checkpoint.layout import (
     step_of_pin,
 )
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.retention import Candidate
 from resumable_tf.checkpoint.state_file import format_state, is_sound, parse_steps
 from resumable_tf.errors import (
     CheckpointCorruptError,
@@ -45,9 +46,9 @@ _log = logging.getLogger(__name__)
 
 
 class Catalog:
-    """The checkpoints in one run directory; remembers no more than when each was saved.
+    """The checkpoints in one run directory.
 
-    Of the committed ones, which never change while this process may write.
+    Remembers times and metrics of the committed ones, whose manifests never change.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -57,7 +58,7 @@ class Catalog:
             storage: The run directory.
         """
         self._storage = storage
-        self._times: dict[int, float] = {}
+        self._known: dict[int, Candidate] = {}
 
     def steps(self) -> list[int]:
         """Returns the committed steps, oldest first."""
@@ -119,7 +120,28 @@ class Catalog:
         manifest = Manifest.from_bytes(self._storage.read_bytes(name))
         if manifest.step != step:
             raise CheckpointCorruptError(f"{name} says it is step {manifest.step}")
+        self._known[step] = Candidate(step, manifest.time, manifest.metrics)
         return manifest
+
+    def committed(self, manifest: Manifest) -> CheckpointInfo:
+        """Returns a checkpoint that was just committed, without reading it."""
+        step = manifest.step
+        self._known[step] = Candidate(step, manifest.time, manifest.metrics)
+        path = self._storage.locate(bundle_prefix(step))
+        return CheckpointInfo(step=step, path=path, manifest=manifest)
+
+    def candidates(self) -> list[Candidate]:
+        """Returns the committed checkpoints, with times and metrics, oldest first.
+
+        One with a damaged manifest has none.
+        """
+        found = []
+        for step in self.steps():
+            if step not in self._known and self.info_or_none(step) is None:
+                found.append(Candidate(step))
+            else:
+                found.append(self._known[step])
+        return found
 
     def digest(self, step: int) -> str:
         """Returns what tells this save of a step from all others: a digest."""
@@ -135,23 +157,32 @@ class Catalog:
         path = self._storage.locate(bundle_prefix(step))
         return CheckpointInfo(step=step, path=path, manifest=self.read(step))
 
+    def info_or_none(self, step: int) -> CheckpointInfo | None:
+        """Returns a checkpoint, None if its manifest is damaged or just deleted.
+
+        Another process may train here, and delete what it does not keep.
+        """
+        try:
+            return self.info(step)
+        except (CheckpointCorruptError, FileNotFoundError) as error:
+            _log.warning("checkpoint %d can't be listed: %s", step, error)
+            return None
+
     def readable(self) -> list[CheckpointInfo]:
         """Returns all committed checkpoints with a sound manifest, oldest first."""
         found = []
         for step in self.steps():
-            try:
-                found.append(self.info(step))
-            except CheckpointCorruptError as error:
-                _log.warning("checkpoint %d can't be listed: %s", step, error)
+            info = self.info_or_none(step)
+            if info is not None:
+                found.append(info)
         return found
 
     def latest(self) -> CheckpointInfo | None:
         """Returns the newest committed checkpoint with a sound manifest, if any."""
         for step in reversed(self.steps()):
-            try:
-                return self.info(step)
-            except CheckpointCorruptError as error:
-                _log.warning("checkpoint %d can't be listed: %s", step, error)
+            info = self.info_or_none(step)
+            if info is not None:
+                return info
         return None
 
     def delete(self, steps: Iterable[int]) -> None:
@@ -237,13 +268,14 @@ class Catalog:
         Args:
             without: Committed steps that are about to go.
         """
+        left = set(self.steps()) - set(without)
+        self._known = {step: self._known[step] for step in left & set(self._known)}
         times = {}
-        for step in sorted(set(self.steps()) - set(without)):
+        for step in sorted(left):
             try:
-                times[step] = self._times.get(step) or self.read(step).time
+                times[step] = (self._known.get(step) or self.read(step)).time
             except CheckpointCorruptError:
                 continue  # It is found, and set aside, when it is to be restored.
-        self._times = dict(times)
         if times:
             self._storage.write_bytes(STATE_FILE, format_state(times))
         else:

@@ -355,10 +355,7 @@ class Checkpointer:
 
     def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
-        self._saving.committed_step = None if info is None else info.step
-        durable = self._tiers.restored(state.step)
-        saved = self._tiers.durable.candidates() if self._due.needs_metrics else ()
-        self._due.restored(state, saved, durable=durable)
+        self._saving.restored(state, info)
         audited.note_restored(state, is_new=info is None)
         return info
 

@@ -129,11 +129,17 @@ class Due:
         for one in self._all(in_durable):
             one.put_off(state)
 
-    def timed(self, job: Callable[[], _T], *, in_durable: bool) -> Callable[[], _T]:
-        """Returns the same job of the writer, which notes when it is over."""
-        for one in self._all(in_durable):
-            job = one.timed(job)
-        return job
+    def timed(self, job: Callable[[], _T]) -> Callable[[], _T]:
+        """Returns the same job of the writer, which notes when it is over.
+
+        With a fast tier a durable save is over when its copy is: see `end_copy`.
+        """
+        return (self._fast or self._durable).timed(job)
+
+    def end_copy(self) -> None:
+        """Takes note that a copy is over, or that none will be made."""
+        if self._fast is not None:
+            self._durable.end_save()
 
     def committed(self, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of a committed checkpoint; by the writer's thread too."""

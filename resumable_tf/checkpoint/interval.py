@@ -90,20 +90,6 @@ class AutoInterval:
         cheapest = save_secs * (1.0 - self.max_overhead) / self.max_overhead
         return max(_daly_secs(save_secs, self.mean_secs_to_failure), cheapest)
 
-    def every_steps(self, save_secs: float, *, step_secs: float) -> int:
-        """Returns the same as a number of steps, rounded up.
-
-        Args:
-            save_secs: What a save costs the training.
-            step_secs: What a step takes.
-
-        Raises:
-            ValueError: If one of them is not positive.
-        """
-        if not step_secs > 0:
-            raise ValueError(f"step_secs must be positive, not {step_secs}")
-        return max(1, math.ceil(self.interval_secs(save_secs) / step_secs))
-
 
 def _daly_secs(save_secs: float, failure_secs: float) -> float:
     ratio = save_secs / (2.0 * failure_secs)

@@ -55,6 +55,14 @@ class Saving:
             return self.committed_step
         return self._tiers.durable_step
 
+    def restored(self, state: TrainState, info: CheckpointInfo | None) -> None:
+        """Begins anew after a restore, or without one."""
+        self.committed_step = None if info is None else info.step
+        durable = self._tiers.restored(state.step)
+        catalog = self._tiers.durable.catalog
+        saved = catalog.candidates() if self._due.needs_metrics else ()
+        self._due.restored(state, saved, durable=durable)
+
     def is_due(
         self, step: int, *, epoch: int | None, metrics: Mapping[str, float] | None
     ) -> bool:
@@ -108,8 +116,7 @@ class Saving:
         self._is_copied_next = in_durable and self._tiers.fast is not None
         snapshot = state.capture()
         job = self._due.timed(
-            lambda: self._write(snapshot, draft, in_durable=in_durable),
-            in_durable=in_durable,
+            lambda: self._write(snapshot, draft, in_durable=in_durable)
         )
         handle = self.writer.submit(state.step, job)
         if not self._asynchronous:
@@ -158,9 +165,13 @@ class Saving:
         self, snapshot: Snapshot, draft: Manifest, *, in_durable: bool
     ) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
+        over = self._due.end_copy if in_durable else lambda: None
         try:
             self._before_write()
             info = self._tiers.write(snapshot, draft)
+        except BaseException:
+            over()
+            raise
         finally:
             snapshot.release()
         self.committed_step = draft.step
@@ -169,5 +180,5 @@ class Saving:
         if not self._tiers.is_behind:
             self._failures.succeeded(draft.step)
         if in_durable:
-            self._tiers.start_copy(draft.step)
+            self._tiers.start_copy(draft.step, over)
         return info

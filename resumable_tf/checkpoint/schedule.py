@@ -27,6 +27,7 @@ from resumable_tf.checkpoint.policy import (
     EverySteps,
     LastSave,
     Moment,
+    OnImprovement,
     SavePolicy,
 )
 from resumable_tf.checkpoint.retention import Candidate
@@ -35,6 +36,7 @@ from resumable_tf.state import TrainState
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _WITHOUT_METRICS = (EverySteps, EverySecs, AtSteps, EpochEnds, AutoInterval)
+_WITHOUT_EPOCHS = (EverySteps, EverySecs, AtSteps, OnImprovement, AutoInterval)
 _MOST_STEPS = 2**40
 
 
@@ -71,8 +73,7 @@ class Schedule:
     @property
     def needs_metrics(self) -> bool:
         """Whether a policy compares with the metrics of earlier checkpoints."""
-        policies = self._policy.policies
-        return not all(isinstance(policy, _WITHOUT_METRICS) for policy in policies)
+        return not _are_all(self._policy, _WITHOUT_METRICS)
 
     def restored(self, state: TrainState, saved: Iterable[Candidate]) -> None:
         """Begins anew after a restore.
@@ -126,8 +127,11 @@ class Schedule:
 
     def next_save_step(self, step: int) -> int | None:
         """Returns the next step that is known to be due, None if none is."""
+        next_epoch_step = None
+        if not _are_all(self._policy, _WITHOUT_EPOCHS):
+            next_epoch_step = _next_epoch_step(self._state, step)
         return self._policy.next_save_step(
-            Moment(step=step, next_epoch_step=_next_epoch_step(self._state, step))
+            Moment(step=step, next_epoch_step=next_epoch_step)
         )
 
     def begin_save(self, stopped_secs: float) -> None:
@@ -161,9 +165,13 @@ class Schedule:
             try:
                 return job()
             finally:
-                self._meter.end_save(self._elapsed())
+                self.end_save()
 
         return run
+
+    def end_save(self) -> None:
+        """Takes note that the save is over; called from any thread."""
+        self._meter.end_save(self._elapsed())
 
     def committed(self, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of a committed checkpoint; by the writer's thread too."""
@@ -212,6 +220,13 @@ def save_when(
     if every_secs is not None:
         policies.append(EverySecs(every_secs))
     return policies
+
+
+def _are_all(policy: SavePolicy, classes: tuple[type, ...]) -> bool:
+    """Returns whether a policy, or each that it combines, is of certain classes."""
+    if isinstance(policy, AnyOf):
+        return all(_are_all(one, classes) for one in policy.policies)
+    return isinstance(policy, classes)
 
 
 def _next_epoch_step(state: TrainState | None, step: int) -> int | None:

@@ -20,7 +20,6 @@ from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.retention import Candidate, KeepAny
 from resumable_tf.checkpoint.tensorflow_errors import as_os_errors
 from resumable_tf.errors import (
-    CheckpointCorruptError,
     ResumableError,
     SaveError,
 )
@@ -59,8 +58,6 @@ class Tier:
         # Set by the writer's thread; a plain assignment.
         self.last_write_secs: float | None = None
         self._keeps_superseded = keeps_superseded
-        # Manifests never change: each is read once. By step.
-        self._known: dict[int, Candidate] = {}
 
     def begin(self, *, completes: int | None = None) -> None:
         """Takes the lease and tidies up what a killed process has left.
@@ -104,33 +101,14 @@ class Tier:
         self._make_room(draft.step)
         try:
             with as_os_errors():
-                write_bundle(
+                manifest = write_bundle(
                     snapshot, self.storage, draft, before_commit=self.lease.verify
                 )
         except OSError as error:
             self._free_space(error)
             raise
         self.last_write_secs = time.monotonic() - began
-        info = self.catalog.info(draft.step)
-        self._remember(info.manifest)
-        return info
-
-    def candidates(self) -> list[Candidate]:
-        """Returns the committed checkpoints, with times and metrics, oldest first.
-
-        One with a damaged manifest has none.
-        """
-        steps = self.catalog.steps()
-        for step in set(steps) - set(self._known):
-            try:
-                self._remember(self.catalog.read(step))
-            except CheckpointCorruptError as error:
-                _log.warning("checkpoint %d can't be compared: %s", step, error)
-                self._known[step] = Candidate(step)
-            except FileNotFoundError:  # Another process trains here and deletes.
-                continue
-        self._known = {s: self._known[s] for s in steps if s in self._known}
-        return list(self._known.values())
+        return self.catalog.committed(manifest)
 
     def copy(
         self,
@@ -171,9 +149,7 @@ class Tier:
         self.lease.verify()
         self.storage.create(manifest_name(step), manifest.to_bytes())
         self.last_write_secs = time.monotonic() - began
-        info = self.catalog.info(step)
-        self._remember(info.manifest)
-        return info
+        return self.catalog.committed(manifest)
 
     def tidy(self, step: int, *, pinned: int | None = None) -> None:
         """Deletes what is not kept, after `step` was committed.
@@ -187,7 +163,7 @@ class Tier:
         """
         self.lease.check()
         if self._keep.needs_manifests:
-            committed = self.candidates()
+            committed = self.catalog.candidates()
         else:
             committed = [Candidate(step) for step in self.catalog.steps()]
         doomed = self._keep.to_delete(committed)
@@ -212,10 +188,6 @@ class Tier:
         for other in self.catalog.steps():
             if other >= step:
                 self.catalog.set_aside(other, SUPERSEDED)
-
-    def _remember(self, manifest: Manifest) -> None:
-        step = manifest.step
-        self._known[step] = Candidate(step, manifest.time, manifest.metrics)
 
     def _free_space(self, error: OSError) -> None:
         """Removes what a failed save has written, if nobody else may have.

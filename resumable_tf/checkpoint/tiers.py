@@ -28,7 +28,7 @@ from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import DURABLE, FAST, Place, choose
 from resumable_tf.checkpoint.writer import Writer
-from resumable_tf.errors import CheckpointCorruptError, UsageError
+from resumable_tf.errors import UsageError
 from resumable_tf.state import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Tiers:
             return self.durable.catalog.readable()
         found: dict[int, CheckpointInfo] = {}
         for place in sorted(self.candidates(), key=lambda one: one.tier == DURABLE):
-            info = self._readable(place)
+            info = self.tier(place).catalog.info_or_none(place.step)
             if info is not None:
                 found[info.step] = info
         return [found[step] for step in sorted(found)]
@@ -173,7 +173,7 @@ class Tiers:
     def latest(self) -> CheckpointInfo | None:
         """Returns the checkpoint to restore, as far as manifests tell; None without."""
         for place in self.candidates():
-            info = self._readable(place)
+            info = self.tier(place).catalog.info_or_none(place.step)
             if info is not None:
                 return info
         return None
@@ -230,10 +230,14 @@ class Tiers:
         else:
             self.fast.tidy(step, pinned=self._pinned)
 
-    def start_copy(self, step: int) -> None:
+    def start_copy(self, step: int, over: Callable[[], None] = lambda: None) -> None:
         """Begins to copy a fast checkpoint to the durable tier; without, does nothing.
 
         The copy before must be over and its failure heard of.
+
+        Args:
+            step: Which one.
+            over: Called by the copying thread when it is done or has failed.
 
         Raises:
             SaveError: If it has failed and was not.
@@ -241,7 +245,7 @@ class Tiers:
         fast, owned = self.fast, self._owned
         if fast is not None and owned is not None:
             self._pinned = step
-            self._copies.submit(step, lambda: self._copy(fast, owned, step))
+            self._copies.submit(step, lambda: self._copy(fast, owned, step, over=over))
 
     def resume_copy(self, restored: CheckpointInfo) -> None:
         """Completes a copy that a killed process has begun, if it is still wanted.
@@ -305,13 +309,6 @@ class Tiers:
     def _where(self) -> str:
         return self.durable.storage.root
 
-    def _readable(self, place: Place) -> CheckpointInfo | None:
-        try:
-            return self.tier(place).catalog.info(place.step)
-        except (CheckpointCorruptError, FileNotFoundError) as error:
-            _log.warning("checkpoint %d can't be listed: %s", place.step, error)
-            return None
-
     def _copy(
         self,
         fast: Tier,
@@ -319,6 +316,7 @@ class Tiers:
         step: int,
         *,
         restored: CheckpointInfo | None = None,
+        over: Callable[[], None] = lambda: None,
     ) -> CheckpointInfo:
         """Copies a checkpoint to the durable tier; on its own thread.
 
@@ -348,6 +346,7 @@ class Tiers:
             raise
         finally:
             self._pinned = None
+            over()
         self.is_behind = False
         self._after_copy(step)
         return info

@@ -13,19 +13,19 @@ few parts are in memory.
 from __future__ import annotations
 
 import base64
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import google_crc32c
 
 from resumable_tf.storage import gcs
 from resumable_tf.storage.retry import UploadChangedError
+from resumable_tf.storage.transfer import in_parallel
 
 PARTS = ".parts"
 """Folder, beside the object, of the parts of uploads under way."""
@@ -79,7 +79,11 @@ def upload_in_parts(
         send = functools.partial(
             _send, files, folder, file.fileno(), found=found, slots=slots
         )
-        names = _in_order(send, list(_split(os.fstat(file.fileno()).st_size)))
+        names = in_parallel(
+            send,
+            _split(os.fstat(file.fileno()).st_size),
+            num_threads=NUM_PARALLEL_PARTS,
+        )
     level = 0
     while len(names) > _MAX_SOURCES:
         starts = range(0, len(names), _MAX_SOURCES)
@@ -106,18 +110,6 @@ def delete_parts(files: Any, path: str) -> None:
 def _split(size: int) -> Iterator[_Part]:
     for number, start in enumerate(range(0, size, _PART_BYTES)):
         yield _Part(number, start, min(_PART_BYTES, size - start))
-
-
-def _in_order(work: Callable[[_Part], str], parts: list[_Part]) -> list[str]:
-    """Returns what `work` says to each part; the first failure ends it."""
-    threads = min(NUM_PARALLEL_PARTS, len(parts))
-    with concurrent.futures.ThreadPoolExecutor(threads, "upload") as pool:
-        futures = [pool.submit(work, part) for part in parts]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def _send(

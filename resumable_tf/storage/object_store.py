@@ -118,7 +118,8 @@ class ObjectStorage:
         expected = _base64_crc32c(path) if checksum is None else _to_base64(checksum)
         in_parts = gcs.is_gcs(files) and size >= gcs_parts.MIN_BYTES
         attempt = functools.partial(self._try, "uploading", name)
-        if checksum is not None and self._has(files, target, size, expected):
+        is_asked = checksum is not None and gcs.is_gcs(files)
+        if is_asked and self._has(files, target, size, expected):
             return
 
         def send() -> None:

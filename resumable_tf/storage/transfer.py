@@ -8,8 +8,8 @@ Memory stays bounded: a file is moved in pieces, few files at a time.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from resumable_tf.storage.protocol import Storage
 
 NUM_PARALLEL_FILES = 4
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +44,46 @@ def upload_files(storage: Storage, uploads: Sequence[Upload]) -> None:
     in_parallel(upload, uploads)
 
 
-def in_parallel(work: Callable[[_T], None], items: Iterable[_T]) -> None:
-    """Calls `work` with each item, a few at a time; what one call raises is raised.
+def in_parallel(
+    work: Callable[[_T], _R],
+    items: Iterable[_T],
+    *,
+    num_threads: int = NUM_PARALLEL_FILES,
+) -> list[_R]:
+    """Calls `work` with each item, a few at a time; returns the results in order.
 
-    The others are let end first, but none that has not begun is started.
+    The first failure is raised: the other calls are let end before, but none that has
+    not begun is started. The calling thread takes part: no pool, which Python refuses
+    while it exits and a save may still be under way.
     """
-    items = list(items)
-    if len(items) < 2:
-        for item in items:
-            work(item)
-        return
-    num_threads = min(NUM_PARALLEL_FILES, len(items))
-    with concurrent.futures.ThreadPoolExecutor(num_threads, "transfer") as pool:
-        futures = [pool.submit(work, item) for item in items]
+    entries = list(items)
+    todo = iter(enumerate(entries))
+    lock = threading.Lock()  # Guards `todo`.
+    results: dict[int, _R] = {}
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        while not errors:
+            with lock:
+                entry = next(todo, None)
+            if entry is None:
+                return
+            try:
+                results[entry[0]] = work(entry[1])
+            except BaseException as error:  # noqa: BLE001  raised below
+                errors.append(error)
+
+    threads = []
+    for _ in range(min(num_threads, len(entries)) - 1):
+        thread = threading.Thread(target=run, name="transfer")
         try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+            thread.start()
+        except RuntimeError:  # Python 3.12 starts none while it exits.
+            break
+        threads.append(thread)
+    run()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[index] for index in range(len(entries))]

@@ -196,6 +196,29 @@ def test_a_save_to_be_skipped_does_not_wait_for_the_fast_one(
     assert here.steps() == ([1], [])
 
 
+def test_what_a_copy_costs_the_training_counts_as_a_save_s_cost(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An automatic interval follows from it."""
+    gate, now = Gate(monkeypatch), [0.0]
+    fast = FastTier(here.fast_dir, every_steps=100)
+    options = SaveOptions(fast_tier=fast, elapsed=lambda: now[0])
+    state = small_state()
+    with Checkpointer(here.run_dir, every_steps=4, options=options) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        for step in range(1, 8):
+            now[0] += 1.0 if step <= 4 else 3.0  # Slower while the copy is under way.
+            train_on(state, checkpointer, step)
+            checkpointer._saving.writer.finish()
+        gate.event.set()
+        checkpointer.wait()
+        now[0] += 1.0
+        advance(state)
+        checkpointer.should_save(state.step)
+        costs = checkpointer._due._durable._meter.costs
+    assert costs.save_secs == pytest.approx(6.0)
+
+
 def test_a_copy_that_was_cut_short_is_completed_by_the_next_start(
     here: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,9 +110,10 @@ class Snapshot:
 
 def write_manifest(
     _: Any, storage: Storage, draft: Manifest, *, before_commit: Any
-) -> None:
+) -> Manifest:
     before_commit()
     storage.create(manifest_name(draft.step), draft.to_bytes())
+    return draft
 
 
 class World:
