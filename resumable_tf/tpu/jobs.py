@@ -233,7 +233,7 @@ def can_stop_node(settings: JobSettings) -> bool:
 
 
 def delete_commands(settings: JobSettings) -> list[Command]:
-    """Returns what gives the TPU back; the run directory stays as it is."""
+    """Returns what gives the TPU back; nothing in the bucket is touched."""
     if settings.is_queued:
         # --force deletes the node too; a suspended request is deleted as well.
         return [_queued(settings, "delete", "--force", "--quiet")]

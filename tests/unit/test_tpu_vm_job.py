@@ -232,7 +232,33 @@ def test_delete_with_the_typed_name_gives_all_back(
     code, output = cloud.run("delete", "--run-dir", RUN_DIR, typed="demo\n")
     assert code == 0, output
     assert cloud.state["nodes"] == cloud.state["requests"] == {}
-    assert cloud.stored("job/job.json")
+    assert not open_storage(RUN_DIR).exists("job/job.json")
+
+
+@pytest.mark.parametrize("is_gone_before", [True, False])
+def test_a_job_that_was_deleted_on_purpose_is_not_bought_again(
+    cloud: Cloud, is_gone_before: bool
+) -> None:
+    cloud.create()
+    if is_gone_before:  # Preempted, and deleted by Google.
+        cloud.change(nodes={}, requests={})
+    code, output = cloud.run("delete", "--run-dir", RUN_DIR, "--yes")
+    assert code == 0, output
+    code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--if-lost", "--yes")
+    assert code == 1 and "no job was created with this run directory" in output
+    assert cloud.state["nodes"] == cloud.state["requests"] == {}
+    code, output = cloud.run(*CREATE)
+    assert code == 0 and "demo" in cloud.state["nodes"]
+
+
+def test_a_job_whose_deletion_failed_is_still_known(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    cloud.create()
+    script = tmp_path / "bin" / "gcloud"
+    script.write_text('#!/bin/sh\necho "PERMISSION_DENIED" >&2; exit 1\n')
+    code, _ = cloud.run("delete", "--run-dir", RUN_DIR, "--yes")
+    assert code == 1 and cloud.stored("job/job.json")
 
 
 @pytest.mark.parametrize("is_queued", [True, False])
