@@ -219,9 +219,10 @@ def follow_command(settings: JobSettings, *, worker: int) -> Command:
 def stop_commands(settings: JobSettings) -> list[Command]:
     """Returns what stops training after a save, and the node where that is possible.
 
-    Google stops neither slices of several hosts nor nodes of a queued resource.
+    Worker 0 has the one client; the other hosts have no such unit. Google stops neither
+    slices of several hosts nor nodes of a queued resource.
     """
-    commands = [_ssh(settings, "all", f"sudo systemctl stop {UNIT}")]
+    commands = [_ssh(settings, "0", f"sudo systemctl stop {UNIT}")]
     if can_stop_node(settings):
         commands.append(_tpu_vm(settings, "stop"))
     return commands

@@ -228,6 +228,8 @@ class FakeGcloud:
         if verb == "describe":
             return json.dumps(nodes[name])
         if verb == "ssh":
+            num_hosts = len(nodes[name]["networkEndpoints"])
+            self._must_have_unit(call, num_hosts)
             return f"worker {call.flags['--worker']}: {call.flags['--command']}\n"
         if verb == "delete":
             self._must_not_prompt(call)
@@ -258,6 +260,14 @@ class FakeGcloud:
         for spec in requests.pop(name)["tpu"]["nodeSpec"]:
             self._state["nodes"].pop(spec["nodeId"], None)
         return f"Delete request issued for: [{name}]\n"
+
+    def _must_have_unit(self, call: Call, num_hosts: int) -> None:
+        """The start-up script writes the unit of training on worker 0 only."""
+        _, stops, unit = call.flags["--command"].partition("systemctl stop ")
+        workers = call.flags["--worker"]
+        is_elsewhere = workers != "0" and (workers != "all" or num_hosts > 1)
+        if stops and unit == "resumable-tf.service" and is_elsewhere:
+            raise Refused(f"[/usr/bin/ssh] exited with return code [5]: no {unit}")
 
     def _must_not_prompt(self, call: Call) -> None:
         if "--quiet" not in call.flags:

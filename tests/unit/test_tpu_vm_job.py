@@ -295,7 +295,7 @@ def test_stop_saves_first_and_stops_the_node_where_google_can(cloud: Cloud) -> N
     cloud.create()
     code, output = cloud.run("stop", "--run-dir", RUN_DIR)
     assert code == 0 and "still paid for" in output
-    assert "worker all: sudo systemctl stop resumable-tf.service" in output
+    assert "worker 0: sudo systemctl stop resumable-tf.service" in output
     assert "compute tpus tpu-vm stop" not in cloud.verbs
     single = "gs://bucket/single"
     cloud.create(
