@@ -29,6 +29,8 @@ INSTALL = """\
 (--no-deps, since tensorflow-text and others ask for the package named tensorflow, which
 would overwrite tensorflow-tpu.)"""
 """How to install wheels that work on a TPU VM."""
+INSTALL_API_CLIENT = "pip install cloud-tpu-client==0.10"
+"""The extra `tpu`, without this project and the TensorFlow that it asks for."""
 
 _LOCAL = "local"
 _GRPC = "grpc://"
@@ -209,7 +211,7 @@ def _problem(settings: TpuSettings, machine: Machine) -> str | None:
     if settings.needs_api and not machine.has_api_client:
         return (
             "a node's addresses are asked of Cloud TPU's API, and its client is not "
-            "installed.\nInstall resumable-tf[tpu], or name the workers: "
+            f"installed.\nRun {INSTALL_API_CLIENT}, or name the workers: "
             "--tpu grpc://HOST:8470,..."
         )
     if settings.is_local and tpu_wheel is None:

@@ -132,7 +132,10 @@ def test_a_missing_driver_is_named(tmp_path: Path) -> None:
 
 def test_a_nodes_name_needs_the_client_of_its_api(tmp_path: Path) -> None:
     message = problem(tmp_path, TpuSettings(name="node-1"))
-    assert "resumable-tf[tpu]" in message and "--tpu grpc://HOST:8470" in message
+    # An extra of this project would bring the CPU's TensorFlow over the TPU's.
+    assert "resumable-tf[" not in message
+    assert "pip install cloud-tpu-client==0.10" in message
+    assert "--tpu grpc://HOST:8470" in message
 
 
 def test_the_environment_names_the_tpu_unless_a_flag_does(
