@@ -121,8 +121,12 @@ class JobSettings:
         return text.encode() + b"\n"
 
     @classmethod
-    def from_json(cls, data: bytes) -> JobSettings:
+    def from_json(cls, data: bytes, *, path: str = "job.json") -> JobSettings:
         """Returns the settings of a `job.json`.
+
+        Args:
+            data: What it holds.
+            path: Where it is, for the error.
 
         Raises:
             UsageError: If it is none, or another version of this project wrote it.
@@ -132,8 +136,10 @@ class JobSettings:
             return cls(**{**fields, "train_args": tuple(fields["train_args"])})
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
-                f"job.json can't be read ({error}); expected what `create` writes.\n"
-                "Delete the node with gcloud and run `create` again."
+                f"{path} can't be read ({error}); expected what `create` writes.\n"
+                "See with `gcloud compute tpus tpu-vm list` and `queued-resources "
+                f"list` that no node of it is left, remove {path}, and run `create` "
+                "again."
             ) from error
 
 

@@ -111,7 +111,7 @@ def read_settings(storage: Storage) -> JobSettings:
             "this run directory, or it was deleted.\nUse `create`, or the --run-dir "
             "that it was given."
         ) from error
-    return JobSettings.from_json(data)
+    return JobSettings.from_json(data, path=storage.locate(SETTINGS_FILE))
 
 
 def _state_of(answer: Mapping[str, Any] | None) -> str | None:

@@ -332,6 +332,22 @@ def test_a_run_directory_without_a_job_says_so(cloud: Cloud) -> None:
     assert code == 1 and "no job was created" in output
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", DEMO.to_json().replace(b"us-west4-a", b"nowhere")]
+)
+def test_a_damaged_job_file_is_in_the_way_until_it_is_removed(
+    cloud: Cloud, content: bytes
+) -> None:
+    open_storage(RUN_DIR).write_bytes("job/job.json", content)
+    for args in (CREATE, ["status", "--run-dir", RUN_DIR]):
+        code, output = cloud.run(*args)
+        assert code == 2 and f"remove {RUN_DIR}/job/job.json" in output
+        assert "no node" in output
+    open_storage(RUN_DIR).delete("job/job.json")
+    code, output = cloud.run(*CREATE)
+    assert code == 0, output
+
+
 def test_without_gcloud_the_advice_is_to_install_it(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
