@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,6 +246,19 @@ def delete_commands(settings: JobSettings) -> list[Command]:
         # --force deletes the node too; a suspended request is deleted as well.
         return [_queued(settings, "delete", "--force", "--quiet")]
     return [_tpu_vm(settings, "delete", "--quiet")]
+
+
+def training_line(settings: JobSettings, *, stop_secs: int) -> str:
+    """Returns the last line of a script that trains: it becomes the supervisor.
+
+    Args:
+        settings: The job.
+        stop_secs: What the supervisor leaves training to save in.
+    """
+    supervise = ["resumable-tf", "run", "--stop-secs", str(stop_secs), "--"]
+    train = ["python", "scripts/train_translation.py", "--strategy", "tpu"]
+    train += ["--run-dir", settings.run_dir, *settings.train_args]
+    return f"exec {shlex.join([*supervise, *train])}"
 
 
 def bucket_command(settings: JobSettings) -> Command:
