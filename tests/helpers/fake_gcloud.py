@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REFERENCE = "https://cloud.google.com/sdk/gcloud/reference/"
 # cloud.google.com/sdk/gcloud/reference#GLOBAL-FLAGS; those with and without a value.
 WIDE_FLAGS = {"--project", "--format", "--verbosity", "--account", "--configuration"}
 WIDE_SWITCHES = {"--quiet", "--help", "--log-http"}
@@ -46,7 +45,7 @@ _OF_A_SLICE = """
     --tags --accelerator-type --topology --type
 """
 _TPUS = "compute tpus"
-# The page of each is REFERENCE + its words with "/" between them.
+# The page of each: cloud.google.com/sdk/gcloud/reference/ and its words, "/" between.
 COMMANDS = {
     f"{_TPUS} tpu-vm create": Documented(
         _OF_A_SLICE + "--version --queue-count",
