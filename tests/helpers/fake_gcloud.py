@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 # cloud.google.com/sdk/gcloud/reference#GLOBAL-FLAGS; those with and without a value.
 WIDE_FLAGS = {"--project", "--format", "--verbosity", "--account", "--configuration"}
 WIDE_SWITCHES = {"--quiet", "--help", "--log-http"}
@@ -295,8 +296,12 @@ def _parent(call: Call) -> str:
 
 def node_answer(call: Call, name: str, version: str) -> dict[str, Any]:
     """The API's Node: .../tpu/docs/reference/rest/v2/projects.locations.nodes."""
-    kind, _, size = call.flags["--accelerator-type"].partition("-")
-    cores = int(size) // (2 if kind in ("v2", "v3", "v4", "v5p") else 1)
+    # Of the project and not of an installed one: the interpreter has no site-packages.
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from resumable_tf.tpu.accelerators import parse_accelerator
+
+    accelerator = parse_accelerator(call.flags["--accelerator-type"])
     return {
         "name": f"{_parent(call)}/nodes/{name}",
         "acceleratorType": call.flags["--accelerator-type"],
@@ -306,7 +311,7 @@ def node_answer(call: Call, name: str, version: str) -> dict[str, Any]:
         "schedulingConfig": {"spot": True} if "--spot" in call.flags else {},
         "networkEndpoints": [
             {"ipAddress": f"10.0.0.{index + 2}", "port": 8470}
-            for index in range(max(1, cores // 4))
+            for index in range(accelerator.num_hosts)
         ],
         "metadata": dict([call.flags["--metadata"].split("=", 1)]),
     }

@@ -291,17 +291,18 @@ def test_recreate_if_lost_leaves_a_living_tpu_alone(cloud: Cloud) -> None:
     assert "demo" in cloud.state["nodes"]
 
 
-def test_stop_saves_first_and_stops_the_node_where_google_can(cloud: Cloud) -> None:
+def test_stop_saves_on_the_worker_that_trains(cloud: Cloud) -> None:
     cloud.create()
     code, output = cloud.run("stop", "--run-dir", RUN_DIR)
     assert code == 0 and "still paid for" in output
     assert "worker 0: sudo systemctl stop resumable-tf.service" in output
     assert "compute tpus tpu-vm stop" not in cloud.verbs
-    single = "gs://bucket/single"
-    cloud.create(
-        name="single", run_dir=single, accelerator_type="v4-8", is_queued=False
-    )
-    code, output = cloud.run("stop", "--run-dir", single)
+
+
+@pytest.mark.parametrize("kind", ["v4-8", "v5litepod-8", "v6e-8"])
+def test_stop_also_stops_a_node_of_one_host(cloud: Cloud, kind: str) -> None:
+    cloud.create(accelerator_type=kind, is_queued=False)
+    code, output = cloud.run("stop", "--run-dir", RUN_DIR)
     assert code == 0 and "paid" not in output
     assert cloud.verbs[-2:] == ["compute tpus tpu-vm ssh", "compute tpus tpu-vm stop"]
 
