@@ -4,9 +4,9 @@
         --zone us-west4-a --accelerator-type v5litepod-16 --run-dir gs://bucket/demo
     python scripts/tpu_vm_job.py status --run-dir gs://bucket/demo
 
-All but `create` read the job from its run directory. `--dry-run` prints what would be
-run, and runs nothing that has an effect. Exit codes: 0 done, 2 wrong usage or not
-confirmed, 1 anything else.
+All but `create` and `render-jobset` read the job from its run directory. `--dry-run`
+prints what would be run, and runs nothing that has an effect. Exit codes: 0 done, 2
+wrong usage or not confirmed, 1 anything else.
 """
 
 from __future__ import annotations
