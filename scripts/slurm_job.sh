@@ -16,13 +16,26 @@ set -uo pipefail
 
 child=
 stopping=
+ending=
+
+# scancel ends training as the time limit does, with SIGTERM to the steps and perhaps to
+# this script. Only the job's state tells them apart: Slurm sets it before it signals, and
+# a requeue would bring a cancelled job back. To be asked at the first sign of an end.
+ask_state() {
+  local state
+  state=$(timeout 10 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+  if [[ $state == COMPLETING || $state == CANCELLED ]]; then ending=yes; fi
+}
 
 # Slurm signals this script only (B:), 60 s before the time is up. It is passed on once:
 # a second SIGTERM would end training without a save.
 pass_on() {
-  if [[ -z $stopping && -n $child ]]; then kill -TERM "$child"; fi
-  stopping=yes
   interrupted=yes
+  if [[ -n $stopping ]]; then return; fi
+  stopping=yes
+  if [[ -n $child ]]; then kill -TERM "$child"; fi
+  ask_state
+  echo "the signal was passed on to training${ending:+; Slurm is ending the job}"
 }
 trap pass_on TERM
 
@@ -39,7 +52,10 @@ while [[ -n $interrupted ]]; do
   if [[ $status != 127 ]]; then code=$status; fi
 done
 # 143: the signal came while Python was still starting, with nothing to save.
-if [[ $code == 75 || (-n $stopping && $code == 143) ]]; then
+if [[ $code == 75 && -z $stopping ]]; then ask_state; fi
+if [[ -n $ending ]]; then
+  echo "stopped with $code; job $SLURM_JOB_ID was ended and stays so"
+elif [[ $code == 75 || (-n $stopping && $code == 143) ]]; then
   echo "stopped with $code; job $SLURM_JOB_ID goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi

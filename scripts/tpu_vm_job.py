@@ -4,9 +4,9 @@
         --zone us-west4-a --accelerator-type v5litepod-16 --run-dir gs://bucket/demo
     python scripts/tpu_vm_job.py status --run-dir gs://bucket/demo
 
-All but `create` read the job from its run directory. `--dry-run` prints what would be
-run, and runs nothing that has an effect. Exit codes: 0 done, 2 wrong usage or not
-confirmed, 1 anything else.
+All but `create` and `render-jobset` read the job from its run directory. `--dry-run`
+prints what would be run, and runs nothing that has an effect. Exit codes: 0 done, 2
+wrong usage or not confirmed, 1 anything else.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from resumable_tf.tpu.jobs import (
 )
 from resumable_tf.tpu.jobset import jobset_manifest
 from resumable_tf.tpu.secrets import Redactor
-from resumable_tf.tpu.status import read_settings, read_status
+from resumable_tf.tpu.status import SETTINGS_FILE, read_settings, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = Path(__file__).with_name("tpu_vm_startup.sh")
@@ -161,12 +161,18 @@ def stop(run_dir: RunDir, dry_run: DryRun = False) -> None:
 
 @app.command()
 def delete(run_dir: RunDir, yes: Yes = False, dry_run: DryRun = False) -> None:
-    """Gives the TPU back; the run directory stays as it is."""
+    """Gives the TPU back and forgets the job; all that training wrote stays."""
 
     def act() -> None:
-        settings = read_settings(open_storage(run_dir))
+        storage = open_storage(run_dir)
+        settings = read_settings(storage)
         _confirm(settings, "delete", yes or dry_run)
-        _run_all(delete_commands(settings), _gcloud(), dry_run)
+        _run_all(delete_commands(settings), _gcloud(), dry_run, may_be_gone=True)
+        # Last: as long as the job is known, `recreate --if-lost` would buy it again.
+        if dry_run:
+            print(f"# Then {storage.locate(SETTINGS_FILE)} is removed.")
+        else:
+            storage.delete(SETTINGS_FILE)
 
     _guarded(act)
 

@@ -20,7 +20,11 @@ from resumable_tf.cli.output import guarded
 from resumable_tf.cli.tpu_report import report_values, show_findings, show_report
 from resumable_tf.errors import EXIT_FAILED, EXIT_FINISHED, UsageError
 from resumable_tf.tpu.check_report import CheckReport
-from resumable_tf.tpu.compiler_environment import PINS, find_or_make
+from resumable_tf.tpu.compiler_environment import (
+    DEFAULT_TIMEOUT_SECS,
+    PINS,
+    find_or_make,
+)
 from resumable_tf.tpu.doctor import FAIL, examine
 from resumable_tf.tpu.doctor_facts import gather_facts
 from resumable_tf.tpu.topology import Topology, parse_topology
@@ -73,7 +77,7 @@ def check(
     ] = None,
     timeout_secs: Annotated[
         float, typer.Option(help="Most seconds of one compilation.")
-    ] = 3600.0,
+    ] = DEFAULT_TIMEOUT_SECS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compiles a training step with the real TPU compiler, without a TPU.

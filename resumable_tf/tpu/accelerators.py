@@ -67,6 +67,14 @@ class Generation:
     gke_label: str
     topologies: Mapping[int, str] = field(default_factory=dict)
 
+    @property
+    def slices_of_one_host(self) -> tuple[int, ...]:
+        """How many chips a slice of one host may have."""
+        most = self.most_chips_of_one_host
+        known = [chips for chips in self.topologies if chips <= most]
+        # v2 and v3 are not on GKE, so without topologies: they come as whole hosts.
+        return tuple(known) or (most,)
+
 
 GENERATIONS = {
     kind.name: kind
@@ -144,7 +152,7 @@ def parse_accelerator(accelerator_type: str) -> Accelerator:
             v5p) or chips (v5litepod, v6e, tpu7x).
 
     Raises:
-        UsageError: If it is of no known form, or half a chip.
+        UsageError: If it is of no known form, half a chip, or no slice of one host.
     """
     match = re.fullmatch(r"([a-z0-9]+?)-([1-9]\d*)", accelerator_type)
     kind = GENERATIONS.get(match.group(1)) if match else None
@@ -157,14 +165,19 @@ def parse_accelerator(accelerator_type: str) -> Accelerator:
         )
     count = int(match.group(2))
     num_chips, rest = divmod(count, kind.cores_per_chip)
-    is_whole = num_chips <= kind.most_chips_of_one_host or (
-        num_chips % CHIPS_PER_POD_HOST == 0
-    )
-    if rest or not num_chips or not is_whole:
+    is_one_host = num_chips <= kind.most_chips_of_one_host
+    if rest or not (is_one_host or num_chips % CHIPS_PER_POD_HOST == 0):
         raise UsageError(
             f"--accelerator-type {accelerator_type}: {count} is no whole number of "
             f"{kind.name} hosts; it counts "
             f"{'TensorCores' if kind.cores_per_chip > 1 else 'chips'}."
+        )
+    if is_one_host and num_chips not in kind.slices_of_one_host:
+        cores = kind.cores_per_chip
+        known = (f"{kind.name}-{n * cores}" for n in kind.slices_of_one_host)
+        raise UsageError(
+            f"--accelerator-type {accelerator_type}: there is no slice of {num_chips} "
+            f"chips.\nOf one host there are: {', '.join(known)}."
         )
     return Accelerator(accelerator_type, kind, num_chips)
 

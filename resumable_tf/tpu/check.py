@@ -16,15 +16,14 @@ from typing import Any
 from resumable_tf.tpu.batch_search import Attempt, find_largest
 from resumable_tf.tpu.check_report import CheckReport, Figures
 from resumable_tf.tpu.collectives import parse_collectives
-from resumable_tf.tpu.compiler_environment import CompilerEnvironment
+from resumable_tf.tpu.compiler_environment import (
+    DEFAULT_TIMEOUT_SECS,
+    CompilerEnvironment,
+)
 from resumable_tf.tpu.lowering import TraceStep, lower_step
 from resumable_tf.tpu.topology import Topology
 
-DEFAULT_TIMEOUT_SECS = 3600.0
 MAX_ROWS_PER_REPLICA = 1 << 16
-
-TraceBatch = Callable[[int | None], TraceStep]
-"""Maps a batch size (rows over all replicas) to what traces the step for it."""
 
 
 def check_step(

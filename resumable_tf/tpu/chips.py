@@ -1,7 +1,7 @@
 """Public peak figures of the TPU chips, and how they divide into devices.
 
     chip = CHIPS["v5e"]
-    chip.peak_flops, chip.hbm_bytes
+    chip.peak_flops, chip.usable_hbm_bytes
 
 Figures are those of the vendor's pages, https://cloud.google.com/tpu/docs/ followed by
 v2, v3, v4, v5e, v5p, v6e and tpu7x; where a page gives none it is None. They are peaks:
@@ -23,10 +23,9 @@ class Chip:
     Attributes:
         name: As in topology names.
         peak_flops: bfloat16 operations a second of a chip.
-        hbm_bytes: Memory of a chip.
         usable_hbm_bytes: Of a device, what the pinned compiler lets a program have: the
             number in its "exceeds available HBM", asked for each chip.
-        hbm_bytes_per_sec: Its bandwidth.
+        hbm_bytes_per_sec: Bandwidth of a chip's memory.
         link_bytes_per_sec: To and from its neighbours, all links of a chip together
             and both directions; None where it is not published.
         devices_per_chip: Devices that a program sees.
@@ -41,7 +40,6 @@ class Chip:
 
     name: str
     peak_flops: float
-    hbm_bytes: int
     usable_hbm_bytes: int
     hbm_bytes_per_sec: float
     link_bytes_per_sec: float | None
@@ -74,7 +72,6 @@ _ALL = (
     Chip(
         name="v2",
         peak_flops=46 * _TERA,
-        hbm_bytes=16 * GIB,
         usable_hbm_bytes=int(7.48 * GIB),
         hbm_bytes_per_sec=700 * _GIGA,
         link_bytes_per_sec=None,
@@ -86,7 +83,6 @@ _ALL = (
     Chip(
         name="v3",
         peak_flops=123 * _TERA,
-        hbm_bytes=32 * GIB,
         usable_hbm_bytes=int(15.48 * GIB),
         hbm_bytes_per_sec=900 * _GIGA,
         link_bytes_per_sec=None,
@@ -98,7 +94,6 @@ _ALL = (
     Chip(
         name="v4",
         peak_flops=275 * _TERA,
-        hbm_bytes=32 * GIB,
         usable_hbm_bytes=int(30.75 * GIB),
         hbm_bytes_per_sec=1200 * _GIGA,
         link_bytes_per_sec=None,
@@ -112,7 +107,6 @@ _ALL = (
     Chip(
         name="v5e",
         peak_flops=197 * _TERA,
-        hbm_bytes=16 * GIB,
         usable_hbm_bytes=int(15.75 * GIB),
         hbm_bytes_per_sec=819 * _GIGA,
         link_bytes_per_sec=400 * _GIGA,
@@ -125,7 +119,6 @@ _ALL = (
     Chip(
         name="v5p",
         peak_flops=459 * _TERA,
-        hbm_bytes=95 * GIB,
         usable_hbm_bytes=int(95.74 * GIB),
         hbm_bytes_per_sec=2765 * _GIGA,
         link_bytes_per_sec=1200 * _GIGA,
@@ -137,7 +130,6 @@ _ALL = (
     Chip(
         name="v6e",
         peak_flops=918 * _TERA,
-        hbm_bytes=32 * GIB,
         usable_hbm_bytes=int(31.25 * GIB),
         hbm_bytes_per_sec=1600 * _GIGA,
         link_bytes_per_sec=800 * _GIGA,
@@ -150,7 +142,6 @@ _ALL = (
     Chip(
         name="tpu7x",
         peak_flops=2307 * _TERA,
-        hbm_bytes=192 * GIB,
         usable_hbm_bytes=int(94.75 * GIB),
         hbm_bytes_per_sec=7380 * _GIGA,
         link_bytes_per_sec=1200 * _GIGA,

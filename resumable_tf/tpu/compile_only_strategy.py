@@ -33,13 +33,10 @@ class ReplicaProgram(NamedTuple):
 
     Attributes:
         function: What each replica runs.
-        specs: Shapes and dtypes of its arguments; values that are not tensors are
-            kept as they are.
         traced: Its graph; the first argument is the replica's number.
     """
 
     function: Callable[..., Any]
-    specs: Any
     traced: Any
 
 
@@ -77,7 +74,7 @@ class CompileOnlyStrategy(distribute_lib.Strategy):  # type: ignore[misc]
                 return fn(*args, **kwargs)
 
         traced = self._trace(tf.function(program, jit_compile=True), specs)
-        self._remember(ReplicaProgram(fn, specs, traced))
+        self._remember(ReplicaProgram(fn, traced))
         return tf.nest.map_structure(_stand_in, traced.structured_outputs)
 
     def _trace(self, compiled: Any, specs: Any) -> Any:

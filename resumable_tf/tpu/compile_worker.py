@@ -62,8 +62,6 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
     memory = executable.get_compiled_memory_stats()
     cost = executable.cost_analysis()
     return {
-        "device_kind": devices[0].device_kind,
-        "num_devices": len(devices),
         "compile_secs": compile_secs,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,

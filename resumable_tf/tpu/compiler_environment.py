@@ -36,6 +36,8 @@ PINS = ("jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.42.1")
 """The extra `tpu-check`; the worker uses private parts of this JAX."""
 
 MIN_PYTHON = (3, 11)
+DEFAULT_TIMEOUT_SECS = 3600.0
+"""How long one compilation may take."""
 DIRECTORY_VARIABLE = "RESUMABLE_TF_TPU_CHECK_DIR"
 
 _WORKER = Path(__file__).with_name("compile_worker.py")
@@ -63,11 +65,9 @@ class CompilerEnvironment:
 
     Attributes:
         python: Its path.
-        pins: Requirements that are installed there.
     """
 
     python: str
-    pins: Sequence[str] = PINS
 
     def compile(
         self, program: bytes, request: Mapping[str, Any], *, timeout_secs: float
@@ -140,7 +140,7 @@ def find_or_make(
         CompilerEnvironmentError: If it can't be made here.
     """
     if directory is None and _has_pins(pins):
-        return CompilerEnvironment(sys.executable, pins)
+        return CompilerEnvironment(sys.executable)
     _check_python(sys.version_info[:2])
     root = Path(directory or default_directory(os.environ))
     try:
@@ -154,7 +154,7 @@ def find_or_make(
     with _locked(root / f"{target.name}.lock"):
         if not (target / _STAMP).exists():
             _make(target, pins)
-    return CompilerEnvironment(str(target / "bin" / "python"), pins)
+    return CompilerEnvironment(str(target / "bin" / "python"))
 
 
 def default_directory(environment: Mapping[str, str]) -> str:

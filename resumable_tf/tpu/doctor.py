@@ -3,26 +3,24 @@
     for finding in examine(gather_facts(bucket="gs://bucket/run")):
         print(finding.name, finding.verdict, finding.found, finding.mend)
 
-Every check is a pure function of facts; `doctor_facts` gathers them. TensorFlow is not
-imported: without a TPU, or with the wrong libtpu, that import may end the process.
+Every check is a pure function of facts; `doctor_facts` gathers them. What training
+asks of a machine is judged in `machine`, for both. TensorFlow is not imported: without
+a TPU, or with the wrong libtpu, that import may end the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from packaging.version import Version
+
+from resumable_tf.tpu.machine import INSTALL_API_CLIENT, Machine, TpuSettings
+
 OK, WARN, FAIL, NOT_APPLICABLE = "ok", "warn", "fail", "not applicable"
 
-Version = tuple[int, ...]
-
-# By TensorFlow's minor version: the libtpu versions from (inclusive) and to (exclusive)
-# that its wheel asks for. 2.20.0 with a later libtpu aborts at import.
-LIBTPU_RANGES: Mapping[Version, tuple[str, str]] = {
-    (2, 19): ("0.0.10", "0.0.11"),
-    (2, 20): ("0.0.14", "0.0.32"),
-}
 OLDEST_WHEEL, NEWEST_WHEEL = (2, 16), (2, 20)
 RECOMMENDED = "tensorflow-tpu 2.19.1"
 _REINSTALL = (
@@ -54,11 +52,11 @@ class Facts:
 
     Attributes:
         python: Version of the interpreter.
-        distributions: Versions of the installed packages that matter, by name.
-        device_files: TPU devices among the device files.
-        tpu_name: `TPU_NAME`, empty for the TPU of this host.
+        machine: Wheels, libtpu and devices, as training looks at them.
+        settings: Which TPU training would take.
+        followers: Versions of installed packages that must be of TensorFlow's minor
+            version, by name.
         load_library: `TPU_LOAD_LIBRARY`, None if not set.
-        is_google_vm: Whether the metadata server answered.
         accelerator: Type of TPU by the metadata server, None if it names none.
         credentials: Where Google credentials come from, None if there are none.
         credentials_error: What is wrong with them, None if nothing is.
@@ -67,12 +65,11 @@ class Facts:
         clock_offset_secs: How far this clock is ahead of Google's; None if unknown.
     """
 
-    python: Version
-    distributions: Mapping[str, str]
-    device_files: Sequence[str] = ()
-    tpu_name: str = ""
+    python: tuple[int, ...]
+    machine: Machine
+    settings: TpuSettings
+    followers: Mapping[str, str]
     load_library: str | None = None
-    is_google_vm: bool = False
     accelerator: str | None = None
     credentials: str | None = None
     credentials_error: str | None = None
@@ -83,17 +80,12 @@ class Facts:
     @property
     def expects_tpu(self) -> bool:
         """Whether a TPU is here, or named."""
-        return bool(self.device_files or self.tpu_name or self.accelerator)
+        return self.is_host or not self.settings.is_local
 
-
-def parse_version(text: str) -> Version:
-    """Returns the leading numbers of a version: `0.0.42.1` is (0, 0, 42, 1)."""
-    numbers = []
-    for part in text.split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    @property
+    def is_host(self) -> bool:
+        """Whether this machine has chips, or should have."""
+        return bool(self.machine.devices or self.accelerator)
 
 
 def examine(facts: Facts) -> list[Finding]:
@@ -113,58 +105,50 @@ def examine(facts: Facts) -> list[Finding]:
 
 def check_wheels(facts: Facts) -> Finding:
     """Checks that TensorFlow is the one with TPU support, and nothing lies over it."""
-    name, installed = "wheels", facts.distributions
-    tpu = installed.get("tensorflow-tpu")
-    others = [
-        f"{other} {installed[other]}"
-        for other in ("tensorflow", "tensorflow-cpu")
-        if other in installed
-    ]
-    if tpu is None:
-        found = f"no tensorflow-tpu; {', '.join(others) or 'no TensorFlow at all'}"
-        if not facts.expects_tpu:
+    name, wheel = "wheels", facts.machine.tpu_wheel
+    others = ", ".join(f"{w.name} {w.version}" for w in facts.machine.other_wheels)
+    if wheel is None:
+        found = f"no tensorflow-tpu; {others or 'no TensorFlow at all'}"
+        if not facts.is_host:
             return Finding(name, NOT_APPLICABLE, f"{found}; no TPU here to need it")
         return Finding(name, FAIL, found, _REINSTALL)
+    found = f"tensorflow-tpu {wheel.version}"
+    if not wheel.is_intact:
+        found = f"{others or 'another package'} was installed over {found}"
+        return Finding(name, FAIL, found, _REINSTALL)
     if others:
-        found = f"tensorflow-tpu {tpu} and {', '.join(others)} in the same place"
-        return Finding(name, FAIL, f"{found}: one lies over the other", _REINSTALL)
-    minor = parse_version(tpu)[:2]
-    if not OLDEST_WHEEL <= minor <= NEWEST_WHEEL:
-        found = f"tensorflow-tpu {tpu}; known are 2.16 to 2.20"
+        found = f"{found}, and {others} in the same place, whose files it replaced"
+        return Finding(name, WARN, found, _REINSTALL)
+    if not OLDEST_WHEEL <= _minor(wheel.version) <= NEWEST_WHEEL:
+        found = f"{found}; known are 2.16 to 2.20"
         return Finding(name, WARN, found, f"install {RECOMMENDED}")
-    return Finding(name, OK, f"tensorflow-tpu {tpu}, no other TensorFlow")
+    return Finding(name, OK, f"{found}, no other TensorFlow")
 
 
 def check_libtpu(facts: Facts) -> Finding:
-    """Checks that libtpu is in the range that TensorFlow's wheel asks for."""
-    name, libtpu = "libtpu", facts.distributions.get("libtpu")
-    tensorflow = facts.distributions.get("tensorflow-tpu")
-    if tensorflow is None:
-        found = f"libtpu {libtpu or 'not installed'}, without tensorflow-tpu"
-        return Finding(name, NOT_APPLICABLE, found)
-    bounds = LIBTPU_RANGES.get(parse_version(tensorflow)[:2])
-    if libtpu is None:
-        wanted = f"libtpu>={bounds[0]},<{bounds[1]}" if bounds else "libtpu"
-        return Finding(name, FAIL, "not installed", f"pip install '{wanted}'")
-    if bounds is None:
-        found = f"libtpu {libtpu}; no range is known for tensorflow-tpu {tensorflow}"
-        return Finding(name, WARN, found, f"install {RECOMMENDED}")
-    low, high = bounds
-    found = f"libtpu {libtpu}; tensorflow-tpu {tensorflow} wants >={low},<{high}"
-    if parse_version(low) <= parse_version(libtpu) < parse_version(high):
-        return Finding(name, OK, found)
-    return Finding(name, FAIL, found, f"pip install 'libtpu>={low},<{high}'")
+    """Checks that libtpu is what TensorFlow's wheel asks for."""
+    name, wheel, libtpu = "libtpu", facts.machine.tpu_wheel, facts.machine.libtpu
+    found = f"libtpu {libtpu or 'not installed'}"
+    if wheel is None:
+        return Finding(name, NOT_APPLICABLE, f"{found}, without tensorflow-tpu")
+    if not facts.settings.is_local and not facts.is_host:
+        return Finding(name, NOT_APPLICABLE, f"{found}; no TPU here to need it")
+    wanted = wheel.libtpu or ("libtpu",)
+    mend = f"pip install {shlex.join(wanted)}"
+    found = f"{found}; tensorflow-tpu {wheel.version} wants {', '.join(wanted)}"
+    is_right = libtpu is not None and not facts.machine.unmet
+    return Finding(name, OK, found) if is_right else Finding(name, FAIL, found, mend)
 
 
 def check_devices(facts: Facts) -> Finding:
     """Checks that a TPU is here, or that another node's is named."""
-    name = "devices"
-    if facts.tpu_name:
-        found = f"TPU_NAME={facts.tpu_name}: the devices are on that node's hosts"
+    name, tpu = "devices", facts.settings
+    if not tpu.is_local:
+        found = f"TPU_NAME={tpu.name}: the devices are on that node's hosts"
         return Finding(name, OK, found)
-    if facts.device_files:
-        return Finding(name, OK, ", ".join(facts.device_files))
-    found = "looked for /dev/accel* and /dev/vfio/*: none; TPU_NAME is not set"
+    if facts.machine.devices:
+        return Finding(name, OK, ", ".join(facts.machine.devices))
+    found = "looked for /dev/accel* and /dev/vfio/*: none; TPU_NAME names no node"
     if facts.accelerator:
         mend = "restart the machine; a TPU VM of this type has device files"
         found = f"{found}; the metadata server names a {facts.accelerator}"
@@ -174,45 +158,42 @@ def check_devices(facts: Facts) -> Finding:
 
 
 def check_pod_settings(facts: Facts) -> Finding:
-    """Checks that the one client of a pod leaves the TPU to the workers."""
-    name = "pod settings"
-    if not facts.tpu_name:
-        return Finding(name, NOT_APPLICABLE, "TPU_NAME is not set: one host")
-    if facts.load_library == "0":
-        return Finding(name, OK, "TPU_LOAD_LIBRARY=0")
-    found = f"TPU_LOAD_LIBRARY={facts.load_library}: this process would take the TPU"
-    return Finding(name, FAIL, found, "export TPU_LOAD_LIBRARY=0 on the first worker")
+    """Checks that the one client of a pod finds the workers and leaves them the TPU."""
+    name, tpu = "pod settings", facts.settings
+    if tpu.is_local:
+        return Finding(name, NOT_APPLICABLE, "TPU_NAME names no node: one host")
+    if facts.load_library not in (None, "0"):
+        found = f"TPU_LOAD_LIBRARY={facts.load_library}: training would take the TPU"
+        return Finding(name, FAIL, found, "unset TPU_LOAD_LIBRARY: training sets 0")
+    if tpu.needs_api and not facts.machine.has_api_client:
+        found = f"TPU_NAME={tpu.name}, and no client to ask for its addresses with"
+        return Finding(name, FAIL, found, INSTALL_API_CLIENT)
+    is_set = "TPU_LOAD_LIBRARY=0" if facts.load_library else "training sets it to 0"
+    return Finding(name, OK, f"TPU_NAME={tpu.name}; {is_set}")
 
 
 def check_versions(facts: Facts) -> Finding:
     """Checks Python, and that what builds on TensorFlow is of its minor version."""
-    name, installed = "versions", facts.distributions
+    name = "versions"
     python = ".".join(map(str, facts.python))
     if not (3, 10) <= facts.python[:2] <= (3, 13):
         found = f"Python {python}; 3.10 to 3.13 are supported"
         return Finding(name, FAIL, found, "make the environment with another Python")
-    own = next(
-        (
-            (distribution, installed[distribution])
-            for distribution in ("tensorflow-tpu", "tensorflow", "tensorflow-cpu")
-            if distribution in installed
-        ),
-        None,
-    )
-    if own is None:
+    wheel = facts.machine.tpu_wheel or next(iter(facts.machine.other_wheels), None)
+    if wheel is None:
         return Finding(name, FAIL, f"Python {python}, no TensorFlow", _REINSTALL)
-    minor = parse_version(own[1])[:2]
+    minor = _minor(wheel.version)
     wrong = [
-        f"{follower} {installed[follower]}"
-        for follower in ("tensorflow-text", "tf-keras")
-        if follower in installed and parse_version(installed[follower])[:2] != minor
+        f"{follower} {version}"
+        for follower, version in facts.followers.items()
+        if _minor(version) != minor
     ]
-    found = f"Python {python}, {own[0]} {own[1]}"
+    found = f"Python {python}, {wheel.name} {wheel.version}"
     if wrong:
         wanted = ".".join(map(str, minor))
         mend = f"pip install --no-deps 'tensorflow-text=={wanted}.*' and the like"
         return Finding(name, FAIL, f"{found}, but {', '.join(wrong)}", mend)
-    if facts.python[:2] > (3, 12) and own[0] == "tensorflow-tpu":
+    if facts.python[:2] > (3, 12) and wheel is facts.machine.tpu_wheel:
         mend = "make the environment with Python 3.10 to 3.12"
         return Finding(name, WARN, f"{found}: it has no wheel for this Python", mend)
     return Finding(name, OK, found)
@@ -260,3 +241,7 @@ def check_clock(facts: Facts) -> Finding:
     if abs(offset) >= _CLOCK_WARN_SECS:
         return Finding(name, WARN, found, mend)
     return Finding(name, OK, found)
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return Version(version).release[:2]

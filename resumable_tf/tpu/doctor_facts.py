@@ -9,7 +9,6 @@ has none is no error.
 from __future__ import annotations
 
 import email.utils
-import glob
 import http.client
 import importlib.metadata
 import os
@@ -23,18 +22,10 @@ from typing import NamedTuple
 from resumable_tf.errors import ResumableError
 from resumable_tf.storage import open_storage
 from resumable_tf.tpu.doctor import Facts
+from resumable_tf.tpu.machine import find_machine, settings_from
 
 TIMEOUT_SECS = 1.0
-_DISTRIBUTIONS = (
-    "tensorflow",
-    "tensorflow-cpu",
-    "tensorflow-tpu",
-    "tensorflow-text",
-    "tf-keras",
-    "keras",
-    "libtpu",
-)
-_DEVICE_PATTERNS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+_FOLLOWERS = ("tensorflow-text", "tf-keras")
 # The address and not the name: looking a name up knows no time limit.
 _METADATA_HOST = "169.254.169.254"
 _BASE = "/computeMetadata/v1/instance/"
@@ -78,13 +69,10 @@ def gather_facts(
     credentials, credentials_error = _credentials(variables, account)
     return Facts(
         python=sys.version_info[:3],
-        distributions=installed_distributions(),
-        device_files=tuple(
-            path for pattern in _DEVICE_PATTERNS for path in sorted(glob.glob(pattern))
-        ),
-        tpu_name=variables.get("TPU_NAME", ""),
+        machine=find_machine(),
+        settings=settings_from(None, environment=variables),
+        followers=installed_followers(),
         load_library=variables.get("TPU_LOAD_LIBRARY"),
-        is_google_vm=account is not None,
         accelerator=accelerator.text if accelerator else None,
         credentials=credentials,
         credentials_error=credentials_error,
@@ -94,10 +82,10 @@ def gather_facts(
     )
 
 
-def installed_distributions() -> dict[str, str]:
-    """Returns the versions of the packages that matter, without importing them."""
+def installed_followers() -> dict[str, str]:
+    """Returns the versions of what follows TensorFlow's, without importing it."""
     found = {}
-    for name in _DISTRIBUTIONS:
+    for name in _FOLLOWERS:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from resumable_tf.errors import UsageError
 from resumable_tf.tpu.accelerators import NEWEST_TENSORFLOW_IMAGE
-from resumable_tf.tpu.jobs import JobSettings
+from resumable_tf.tpu.jobs import JobSettings, training_line
 from resumable_tf.tpu.secrets import MASK, is_secret_name
 
 REQUIREMENTS = "requirements-tpu.txt"
@@ -173,13 +173,10 @@ def image_warnings(settings: JobSettings) -> list[str]:
 
 def train_script(settings: JobSettings) -> str:
     """Returns the script that worker 0 runs; it becomes the supervisor."""
-    train = ["python", "scripts/train_translation.py", "--strategy", "tpu"]
-    train += ["--run-dir", settings.run_dir]
     lines = []
     if settings.accelerator.is_pod:
         # The one client of a pod: the chips of this host, too, belong to its worker.
         # TPU_NAME, with the addresses of all hosts, is set by the start-up script.
         lines.append("export TPU_LOAD_LIBRARY=0")
-    supervise = ["resumable-tf", "run", "--stop-secs", str(STOP_SECS), "--"]
-    lines.append(f"exec {shlex.join([*supervise, *train, *settings.train_args])}")
+    lines.append(training_line(settings, stop_secs=STOP_SECS))
     return "\n".join(lines) + "\n"

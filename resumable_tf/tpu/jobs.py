@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +122,12 @@ class JobSettings:
         return text.encode() + b"\n"
 
     @classmethod
-    def from_json(cls, data: bytes) -> JobSettings:
+    def from_json(cls, data: bytes, *, path: str = "job.json") -> JobSettings:
         """Returns the settings of a `job.json`.
+
+        Args:
+            data: What it holds.
+            path: Where it is, for the error.
 
         Raises:
             UsageError: If it is none, or another version of this project wrote it.
@@ -132,8 +137,10 @@ class JobSettings:
             return cls(**{**fields, "train_args": tuple(fields["train_args"])})
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
-                f"job.json can't be read ({error}); expected what `create` writes.\n"
-                "Delete the node with gcloud and run `create` again."
+                f"{path} can't be read ({error}); expected what `create` writes.\n"
+                "See with `gcloud compute tpus tpu-vm list` and `queued-resources "
+                f"list` that no node of it is left, remove {path}, and run `create` "
+                "again."
             ) from error
 
 
@@ -219,9 +226,10 @@ def follow_command(settings: JobSettings, *, worker: int) -> Command:
 def stop_commands(settings: JobSettings) -> list[Command]:
     """Returns what stops training after a save, and the node where that is possible.
 
-    Google stops neither slices of several hosts nor nodes of a queued resource.
+    Worker 0 has the one client; the other hosts have no such unit. Google stops neither
+    slices of several hosts nor nodes of a queued resource.
     """
-    commands = [_ssh(settings, "all", f"sudo systemctl stop {UNIT}")]
+    commands = [_ssh(settings, "0", f"sudo systemctl stop {UNIT}")]
     if can_stop_node(settings):
         commands.append(_tpu_vm(settings, "stop"))
     return commands
@@ -233,11 +241,24 @@ def can_stop_node(settings: JobSettings) -> bool:
 
 
 def delete_commands(settings: JobSettings) -> list[Command]:
-    """Returns what gives the TPU back; the run directory stays as it is."""
+    """Returns what gives the TPU back; nothing in the bucket is touched."""
     if settings.is_queued:
         # --force deletes the node too; a suspended request is deleted as well.
         return [_queued(settings, "delete", "--force", "--quiet")]
     return [_tpu_vm(settings, "delete", "--quiet")]
+
+
+def training_line(settings: JobSettings, *, stop_secs: int) -> str:
+    """Returns the last line of a script that trains: it becomes the supervisor.
+
+    Args:
+        settings: The job.
+        stop_secs: What the supervisor leaves training to save in.
+    """
+    supervise = ["resumable-tf", "run", "--stop-secs", str(stop_secs), "--"]
+    train = ["python", "scripts/train_translation.py", "--strategy", "tpu"]
+    train += ["--run-dir", settings.run_dir, *settings.train_args]
+    return f"exec {shlex.join([*supervise, *train])}"
 
 
 def bucket_command(settings: JobSettings) -> Command:

@@ -10,12 +10,11 @@ ends it. GKE is also where TPU7x is to be had, which Cloud TPU's API does not kn
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from resumable_tf.errors import EXIT_USAGE, UsageError
-from resumable_tf.tpu.jobs import JobSettings
+from resumable_tf.tpu.jobs import JobSettings, training_line
 from resumable_tf.tpu.pod_worker import PORT
 from resumable_tf.tpu.secrets import is_secret_name
 
@@ -154,10 +153,7 @@ def _variable(job: str, name: str, value: str) -> dict[str, Any]:
 
 def container_script(settings: JobSettings) -> str:
     """Returns what each container runs: the client on host 0, a worker on all."""
-    train = ["resumable-tf", "run", "--stop-secs", str(STOP_SECS), "--"]
-    train += ["python", "scripts/train_translation.py"]
-    train += ["--strategy", "tpu", "--run-dir", settings.run_dir]
-    command = f"exec {shlex.join([*train, *settings.train_args])}"
+    command = training_line(settings, stop_secs=STOP_SECS)
     if not settings.accelerator.is_pod:
         return command
     worker = "python -m resumable_tf.tpu.pod_worker --task-index"

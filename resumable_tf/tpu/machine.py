@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,8 @@ INSTALL = """\
 (--no-deps, since tensorflow-text and others ask for the package named tensorflow, which
 would overwrite tensorflow-tpu.)"""
 """How to install wheels that work on a TPU VM."""
+INSTALL_API_CLIENT = "pip install cloud-tpu-client==0.10"
+"""The extra `tpu`, without this project and the TensorFlow that it asks for."""
 
 _LOCAL = "local"
 _GRPC = "grpc://"
@@ -37,7 +39,8 @@ _TPU_WHEEL = "tensorflow-tpu"
 # Beyond what its own metadata say: 2.20.0 ends the process at import with newer ones.
 _KNOWN_TO_FAIL = {"2.20": "libtpu<0.0.32"}
 _SHARED_LIBRARY = re.compile(r"tensorflow/[^/]*\.so(\.\d+)*")
-_DEVICES = ("accel*", "vfio/[0-9]*")
+# With a number: /dev/accel and /dev/vfio/vfio are there without a TPU.
+_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,11 @@ class TpuSettings:
 
 
 def settings_from(
-    name: str | None, zone: str | None = None, project: str | None = None
+    name: str | None,
+    zone: str | None = None,
+    project: str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> TpuSettings:
     """Returns the settings that the flags mean.
 
@@ -91,11 +98,13 @@ def settings_from(
         name: `--tpu`; if None, the environment's TPU_NAME, or else `local`.
         zone: `--tpu-zone`.
         project: `--gcp-project`.
+        environment: Variables; those of this process if None.
 
     Raises:
         UsageError: If a flag has no effect.
     """
-    return TpuSettings(name or os.environ.get("TPU_NAME") or _LOCAL, zone, project)
+    variables = os.environ if environment is None else environment
+    return TpuSettings(name or variables.get("TPU_NAME") or _LOCAL, zone, project)
 
 
 def prepare_environment(settings: TpuSettings) -> None:
@@ -141,6 +150,23 @@ class Machine:
     libtpu: str | None
     devices: tuple[str, ...]
     has_api_client: bool
+
+    @property
+    def tpu_wheel(self) -> Wheel | None:
+        """TensorFlow for TPUs."""
+        return next((w for w in self.wheels if w.name == _TPU_WHEEL), None)
+
+    @property
+    def other_wheels(self) -> tuple[Wheel, ...]:
+        """All others that bring `import tensorflow`."""
+        return tuple(w for w in self.wheels if w.name != _TPU_WHEEL)
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """What the wheel for TPUs asks of libtpu, and does not get."""
+        wheel = self.tpu_wheel
+        wanted = () if wheel is None else wheel.libtpu
+        return tuple(one for one in wanted if not _meets(self.libtpu, one))
 
     def describe(self) -> str:
         """Returns what was looked for and what was found, a line each."""
@@ -195,12 +221,12 @@ def check_machine(settings: TpuSettings, machine: Machine) -> None:
 
 
 def _problem(settings: TpuSettings, machine: Machine) -> str | None:
-    tpu_wheel = next((w for w in machine.wheels if w.name == _TPU_WHEEL), None)
+    tpu_wheel = machine.tpu_wheel
     if settings.is_local and not machine.devices:
         advice = "Run on a Cloud TPU VM, name a pod with --tpu, or use --strategy one."
         return f"this machine has no TPU.\n{advice}"
     if tpu_wheel is not None and not tpu_wheel.is_intact:
-        others = [w.name for w in machine.wheels if w.name != _TPU_WHEEL]
+        others = [w.name for w in machine.other_wheels]
         return (
             f"{' and '.join(others) or 'another package'} was installed over "
             f"{_TPU_WHEEL}, so TensorFlow knows no TPU. Uninstall both, then:\n"
@@ -209,21 +235,19 @@ def _problem(settings: TpuSettings, machine: Machine) -> str | None:
     if settings.needs_api and not machine.has_api_client:
         return (
             "a node's addresses are asked of Cloud TPU's API, and its client is not "
-            "installed.\nInstall resumable-tf[tpu], or name the workers: "
+            f"installed.\nRun {INSTALL_API_CLIENT}, or name the workers: "
             "--tpu grpc://HOST:8470,..."
         )
     if settings.is_local and tpu_wheel is None:
         return f"TensorFlow is not the one for TPUs. Install it:\n{INSTALL}"
     if settings.is_local and machine.libtpu is None:
         return f"the package libtpu, the chips' driver, is missing:\n{INSTALL}"
-    if settings.is_local and tpu_wheel is not None:
-        unmet = [one for one in tpu_wheel.libtpu if not _meets(machine.libtpu, one)]
-        if unmet:
-            return (
-                f"tensorflow-tpu {tpu_wheel.version} needs {', '.join(unmet)}; with "
-                f"another one it can end the process. Install one that works:\n"
-                f"{INSTALL}"
-            )
+    if settings.is_local and tpu_wheel is not None and machine.unmet:
+        return (
+            f"tensorflow-tpu {tpu_wheel.version} needs {', '.join(machine.unmet)}; "
+            f"with another one it can end the process. Install one that works:\n"
+            f"{INSTALL}"
+        )
     return None
 
 

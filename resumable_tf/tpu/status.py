@@ -18,6 +18,8 @@ from resumable_tf.storage import Storage
 from resumable_tf.tpu.gcloud import Gcloud
 from resumable_tf.tpu.jobs import JobSettings, describe_commands
 
+SETTINGS_FILE = "job/job.json"
+"""Below the run directory; a job is known as long as it is there."""
 # States of the API's Node and QueuedResource in which nothing will run any more.
 _LOST_NODES = {"PREEMPTED", "TERMINATED"}
 _LOST_REQUESTS = {"SUSPENDED", "SUSPENDING", "FAILED"}
@@ -102,13 +104,14 @@ def read_settings(storage: Storage) -> JobSettings:
         UsageError: If they can't be read.
     """
     try:
-        data = storage.read_bytes("job/job.json")
+        data = storage.read_bytes(SETTINGS_FILE)
     except FileNotFoundError as error:
         raise NoCheckpointError(
-            f"{storage.locate('job/job.json')} is not there: no job was created with "
-            "this run directory.\nUse `create`, or the --run-dir that it was given."
+            f"{storage.locate(SETTINGS_FILE)} is not there: no job was created with "
+            "this run directory, or it was deleted.\nUse `create`, or the --run-dir "
+            "that it was given."
         ) from error
-    return JobSettings.from_json(data)
+    return JobSettings.from_json(data, path=storage.locate(SETTINGS_FILE))
 
 
 def _state_of(answer: Mapping[str, Any] | None) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REFERENCE = "https://cloud.google.com/sdk/gcloud/reference/"
+ROOT = Path(__file__).resolve().parents[2]
 # cloud.google.com/sdk/gcloud/reference#GLOBAL-FLAGS; those with and without a value.
 WIDE_FLAGS = {"--project", "--format", "--verbosity", "--account", "--configuration"}
 WIDE_SWITCHES = {"--quiet", "--help", "--log-http"}
@@ -46,7 +46,7 @@ _OF_A_SLICE = """
     --tags --accelerator-type --topology --type
 """
 _TPUS = "compute tpus"
-# The page of each is REFERENCE + its words with "/" between them.
+# The page of each: cloud.google.com/sdk/gcloud/reference/ and its words, "/" between.
 COMMANDS = {
     f"{_TPUS} tpu-vm create": Documented(
         _OF_A_SLICE + "--version --queue-count",
@@ -228,6 +228,8 @@ class FakeGcloud:
         if verb == "describe":
             return json.dumps(nodes[name])
         if verb == "ssh":
+            num_hosts = len(nodes[name]["networkEndpoints"])
+            self._must_have_unit(call, num_hosts)
             return f"worker {call.flags['--worker']}: {call.flags['--command']}\n"
         if verb == "delete":
             self._must_not_prompt(call)
@@ -259,6 +261,14 @@ class FakeGcloud:
             self._state["nodes"].pop(spec["nodeId"], None)
         return f"Delete request issued for: [{name}]\n"
 
+    def _must_have_unit(self, call: Call, num_hosts: int) -> None:
+        """The start-up script writes the unit of training on worker 0 only."""
+        _, stops, unit = call.flags["--command"].partition("systemctl stop ")
+        workers = call.flags["--worker"]
+        is_elsewhere = workers != "0" and (workers != "all" or num_hosts > 1)
+        if stops and unit == "resumable-tf.service" and is_elsewhere:
+            raise Refused(f"[/usr/bin/ssh] exited with return code [5]: no {unit}")
+
     def _must_not_prompt(self, call: Call) -> None:
         if "--quiet" not in call.flags:
             raise Refused(
@@ -286,8 +296,12 @@ def _parent(call: Call) -> str:
 
 def node_answer(call: Call, name: str, version: str) -> dict[str, Any]:
     """The API's Node: .../tpu/docs/reference/rest/v2/projects.locations.nodes."""
-    kind, _, size = call.flags["--accelerator-type"].partition("-")
-    cores = int(size) // (2 if kind in ("v2", "v3", "v4", "v5p") else 1)
+    # Of the project and not of an installed one: the interpreter has no site-packages.
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from resumable_tf.tpu.accelerators import parse_accelerator
+
+    accelerator = parse_accelerator(call.flags["--accelerator-type"])
     return {
         "name": f"{_parent(call)}/nodes/{name}",
         "acceleratorType": call.flags["--accelerator-type"],
@@ -297,7 +311,7 @@ def node_answer(call: Call, name: str, version: str) -> dict[str, Any]:
         "schedulingConfig": {"spot": True} if "--spot" in call.flags else {},
         "networkEndpoints": [
             {"ipAddress": f"10.0.0.{index + 2}", "port": 8470}
-            for index in range(max(1, cores // 4))
+            for index in range(accelerator.num_hosts)
         ],
         "metadata": dict([call.flags["--metadata"].split("=", 1)]),
     }

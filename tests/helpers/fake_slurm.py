@@ -6,7 +6,7 @@
     job.wait(), slurm.requeued
 
 It reads the `#SBATCH` lines as sbatch(1) would and refuses unknown options. `srun` runs
-the program as a task of its own and passes SIGTERM on to it.
+the program as a task of its own and passes SIGTERM on to it. `squeue` says the state.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _OPTIONS = {
     "--open-mode": r"append|truncate",
 }
 JOB_ID = "4711"
+_ASK_STATE = f"--noheader --jobs={JOB_ID} --format=%T"
 
 
 class FakeSlurm:
@@ -49,7 +50,12 @@ class FakeSlurm:
         task += "sys.exit(code if code >= 0 else 128 - code)\n"
         (programs / "srun").write_text(f"#!{sys.executable}\n{task}")
         (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>"{self._log}"\n')
-        for name in ("srun", "scontrol"):
+        self._state = folder / "state"
+        self._state.write_text("RUNNING\n")
+        (programs / "squeue").write_text(
+            f'#!/bin/sh\n[ "$*" = "{_ASK_STATE}" ] && cat "{self._state}"\n'
+        )
+        for name in ("srun", "scontrol", "squeue"):
             (programs / name).chmod(0o755)
         (folder / "scripts").symlink_to(ROOT / "scripts")
         self.options = _options(SCRIPT.read_text("utf-8"))
@@ -68,6 +74,14 @@ class FakeSlurm:
         program = self._folder / "slurm" / "python"
         program.write_text(f"#!/bin/sh\n{text}\n")
         program.chmod(0o755)
+
+    def lose_controller(self) -> None:
+        """Lets `squeue` fail."""
+        self._state.unlink()
+
+    def end_job(self) -> None:
+        """Does to the job's state what `scancel` does, before any signal is sent."""
+        self._state.write_text("COMPLETING\n")
 
     @property
     def run_dir(self) -> Path:
@@ -104,6 +118,11 @@ class Job:
     def signal_batch_script(self) -> None:
         """Sends SIGTERM to the script alone: the B of --signal=B:TERM@60."""
         self._process.send_signal(signal.SIGTERM)
+
+    def read_line(self) -> str:
+        """Returns the next line that it prints, empty after the last."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
 
     def wait(self) -> tuple[int, str]:
         """Returns exit code and output."""

@@ -16,6 +16,7 @@ from helpers.fake_gcs import FakeGcs
 from typer.testing import CliRunner
 
 from resumable_tf.cli import tpu as command
+from resumable_tf.errors import DeviceError
 from resumable_tf.tpu import doctor
 from resumable_tf.tpu.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Facts, examine
 from resumable_tf.tpu.doctor_facts import (
@@ -24,24 +25,28 @@ from resumable_tf.tpu.doctor_facts import (
     metadata_client,
     try_bucket,
 )
+from resumable_tf.tpu.machine import Machine, TpuSettings, Wheel, check_machine
 
 ROOT = Path(__file__).resolve().parents[2]
+WHEEL = Wheel("tensorflow-tpu", "2.19.1", True, ("libtpu==0.0.10",))
+CHIPS = ("/dev/accel0", "/dev/accel1")
+POD = TpuSettings("grpc://10.0.0.2:8470")
 READY = Facts(
     python=(3, 11, 7),
-    distributions={
-        "tensorflow-tpu": "2.19.1",
-        "libtpu": "0.0.10",
-        "tensorflow-text": "2.19.0",
-        "tf-keras": "2.19.0",
-    },
-    device_files=("/dev/accel0", "/dev/accel1"),
-    is_google_vm=True,
+    machine=Machine((WHEEL,), "0.0.10", CHIPS, has_api_client=False),
+    settings=TpuSettings(),
+    followers={"tensorflow-text": "2.19.0", "tf-keras": "2.19.0"},
     accelerator="v5litepod-8",
     credentials="the VM's service account a@b",
     bucket="gs://bucket/run",
     clock_offset_secs=0.4,
 )
-BARE = Facts(python=(3, 11, 7), distributions={"tensorflow": "2.21.0"})
+BARE = Facts(
+    python=(3, 11, 7),
+    machine=Machine((Wheel("tensorflow", "2.21.0", True),), None, (), False),
+    settings=TpuSettings(),
+    followers={},
+)
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
@@ -60,43 +65,52 @@ def test_a_machine_without_a_tpu_has_no_failure_and_is_told_what_was_looked_for(
     findings = {finding.name: finding for finding in examine(BARE)}
     assert FAIL not in {finding.verdict for finding in findings.values()}
     assert "/dev/accel*" in findings["devices"].found
-    assert "TPU_NAME is not set" in findings["devices"].found
+    assert "TPU_NAME names no node" in findings["devices"].found
     assert "no TPU on this machine" in findings["devices"].found
 
 
-def with_distributions(**versions: str | None) -> Facts:
-    changed = {
-        **READY.distributions,
-        **{name.replace("_", "-"): version for name, version in versions.items()},
-    }
-    kept = {name: version for name, version in changed.items() if version is not None}
-    return dataclasses.replace(READY, distributions=kept)
+def with_machine(**changes: Any) -> Facts:
+    machine = dataclasses.replace(READY.machine, **changes)
+    return dataclasses.replace(READY, machine=machine)
+
+
+def with_wheels(*others: Wheel, **changes: Any) -> Facts:
+    return with_machine(wheels=(dataclasses.replace(WHEEL, **changes), *others))
+
+
+def with_followers(**versions: str) -> Facts:
+    changed = {name.replace("_", "-"): version for name, version in versions.items()}
+    return dataclasses.replace(READY, followers={**READY.followers, **changed})
+
+
+CPU = Wheel("tensorflow", "2.19.1", True)
 
 
 @pytest.mark.parametrize(
     ("check", "facts", "verdict", "mend"),
     [
-        ("wheels", with_distributions(tensorflow="2.19.1"), FAIL, "uninstall"),
-        ("wheels", with_distributions(tensorflow_cpu="2.19.1"), FAIL, "uninstall"),
-        ("wheels", with_distributions(tensorflow_tpu=None), FAIL, "requirements-tpu"),
-        ("wheels", with_distributions(tensorflow_tpu="2.15.0"), WARN, "2.19.1"),
-        ("libtpu", with_distributions(libtpu=None), FAIL, "libtpu>=0.0.10"),
-        ("libtpu", with_distributions(libtpu="0.0.14"), FAIL, "libtpu>=0.0.10"),
-        ("versions", with_distributions(tf_keras="2.21.0"), FAIL, "--no-deps"),
-        ("versions", with_distributions(tensorflow_text="2.18.0"), FAIL, "2.19"),
+        ("wheels", with_wheels(CPU, is_intact=False), FAIL, "uninstall"),
+        ("wheels", with_wheels(is_intact=False), FAIL, "uninstall"),
+        ("wheels", with_wheels(CPU), WARN, "uninstall"),
+        ("wheels", with_machine(wheels=(CPU,)), FAIL, "requirements-tpu"),
+        ("wheels", with_wheels(version="2.15.0"), WARN, "2.19.1"),
+        ("libtpu", with_machine(libtpu=None), FAIL, "libtpu==0.0.10"),
+        ("libtpu", with_machine(libtpu="0.0.14"), FAIL, "libtpu==0.0.10"),
+        ("versions", with_followers(tf_keras="2.21.0"), FAIL, "--no-deps"),
+        ("versions", with_followers(tensorflow_text="2.18.0"), FAIL, "2.19"),
         ("versions", dataclasses.replace(READY, python=(3, 9, 1)), FAIL, "another"),
         ("versions", dataclasses.replace(READY, python=(3, 13, 0)), WARN, "3.12"),
-        ("versions", dataclasses.replace(BARE, distributions={}), FAIL, "pip"),
-        ("devices", dataclasses.replace(READY, device_files=()), FAIL, "restart"),
+        ("versions", with_machine(wheels=()), FAIL, "pip"),
+        ("devices", with_machine(devices=()), FAIL, "restart"),
         (
             "pod settings",
-            dataclasses.replace(READY, tpu_name="node"),
+            dataclasses.replace(READY, settings=TpuSettings("node")),
             FAIL,
-            "export TPU_LOAD_LIBRARY=0",
+            "pip install cloud-tpu-client",
         ),
         (
             "pod settings",
-            dataclasses.replace(READY, tpu_name="node", load_library="0"),
+            dataclasses.replace(READY, settings=POD, load_library="0"),
             OK,
             "",
         ),
@@ -150,8 +164,37 @@ def test_each_fault_has_its_verdict_and_a_mend(
 def test_tensorflow_tpu_2_20_goes_with_a_range_of_libtpu(
     libtpu: str, verdict: str
 ) -> None:
-    facts = with_distributions(tensorflow_tpu="2.20.0", libtpu=libtpu)
+    wanted = ("libtpu>=0.0.14", "libtpu<0.0.32")
+    wheel = dataclasses.replace(WHEEL, version="2.20.0", libtpu=wanted)
+    facts = with_machine(wheels=(wheel,), libtpu=libtpu)
     assert verdicts(facts)["libtpu"] == verdict
+
+
+@pytest.mark.parametrize("settings", [TpuSettings(), POD, TpuSettings("node")])
+@pytest.mark.parametrize("wheels", [(), (CPU,), (WHEEL,), (WHEEL, CPU)])
+@pytest.mark.parametrize("is_intact", [True, False])
+@pytest.mark.parametrize("libtpu", [None, "0.0.10", "0.0.14"])
+def test_the_doctor_fails_what_training_refuses(
+    settings: TpuSettings,
+    wheels: tuple[Wheel, ...],
+    is_intact: bool,
+    libtpu: str | None,
+) -> None:
+    wheels = tuple(dataclasses.replace(wheel, is_intact=is_intact) for wheel in wheels)
+    for devices in (CHIPS, ()) if not settings.is_local else (CHIPS,):
+        machine = Machine(wheels, libtpu, devices, has_api_client=False)
+        facts = dataclasses.replace(
+            READY, machine=machine, settings=settings, accelerator=None
+        )
+        found = verdicts(facts)
+        has_failed = FAIL in {found[n] for n in ("wheels", "libtpu", "pod settings")}
+        try:
+            check_machine(settings, machine)
+        except DeviceError:
+            assert has_failed
+        else:
+            # A pod's host also has a worker, which needs what the client does not.
+            assert not has_failed or (devices and not settings.is_local)
 
 
 def pinned() -> dict[str, str]:
@@ -165,9 +208,12 @@ def pinned() -> dict[str, str]:
 
 
 def test_what_requirements_tpu_installs_passes_the_doctor() -> None:
-    versions = {name: pinned().get(name) for name in READY.distributions}
-    assert None not in versions.values()
-    facts = dataclasses.replace(READY, distributions=versions)
+    pins = pinned()
+    wheel = dataclasses.replace(WHEEL, version=pins["tensorflow-tpu"])
+    facts = dataclasses.replace(
+        with_machine(wheels=(wheel,), libtpu=pins["libtpu"]),
+        followers={name: pins[name] for name in READY.followers},
+    )
     assert {verdicts(facts)[name] for name in ("wheels", "libtpu", "versions")} == {OK}
 
 
@@ -183,6 +229,23 @@ def test_requirements_tpu_holds_all_that_the_project_needs_but_tensorflow() -> N
     missing = {name.replace("_", "-") for name in wanted} - found
     # The one that would be put over tensorflow-tpu.
     assert missing == {"tensorflow"} and "tensorflow" not in found
+
+
+def found_with(**environment: str) -> dict[str, doctor.Finding]:
+    home = {"HOME": "/none", **environment}
+    facts = gather_facts(bucket=None, environment=home, ask=lambda _: None)
+    return {finding.name: finding for finding in examine(facts)}
+
+
+def test_what_training_sets_itself_is_not_asked_for() -> None:
+    workers = "grpc://10.0.0.2:8470"
+    assert found_with(TPU_NAME=workers)["pod settings"].verdict == OK
+    wrong = found_with(TPU_NAME=workers, TPU_LOAD_LIBRARY="1")["pod settings"]
+    assert wrong.verdict == FAIL and "unset TPU_LOAD_LIBRARY" in wrong.mend
+
+
+def test_the_name_local_means_this_machine() -> None:
+    assert found_with(TPU_NAME="local") == found_with()
 
 
 class _Metadata(http.server.BaseHTTPRequestHandler):
@@ -225,7 +288,7 @@ def test_the_metadata_server_gives_account_and_clock(metadata_host: str) -> None
     assert ask("service-accounts/default/email") == Answer("a@b", 30.0)
     assert ask("attributes/accelerator-type") == Answer(None, 30.0)
     facts = gather_facts(bucket=None, environment={"HOME": "/none"}, ask=ask)
-    assert facts.is_google_vm and facts.accelerator is None
+    assert facts.accelerator is None
     assert facts.credentials == "the VM's service account a@b"
     assert verdicts(facts)["clock"] == WARN
 
@@ -245,7 +308,7 @@ def test_a_server_that_never_answers_is_asked_once_and_not_waited_for() -> None:
             return client(path)
 
         facts = gather_facts(bucket=None, environment={"HOME": "/none"}, ask=ask)
-    assert not facts.is_google_vm and len(asked) == 1
+    assert len(asked) == 1
     assert facts.credentials is None and facts.clock_offset_secs is None
 
 
@@ -287,8 +350,3 @@ def test_the_command_prints_json_and_ends_with_1_only_after_a_failure(
         table = CliRunner().invoke(command.tpu, ["doctor"])
         assert table.exit_code == code
         assert all(finding["name"] in table.output for finding in findings)
-
-
-def test_versions_are_compared_by_their_numbers() -> None:
-    assert doctor.parse_version("0.0.42.1") > doctor.parse_version("0.0.9")
-    assert doctor.parse_version("2.19.1rc1") == (2, 19)

@@ -33,6 +33,60 @@ def test_a_signal_before_training_has_begun_is_requeued(tmp_path: Path) -> None:
     assert slurm.requeued == [f"requeue {JOB_ID}"]
 
 
+@pytest.mark.parametrize("is_script_signalled", [True, False])
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_cancelled_job_stays_cancelled(
+    tmp_path: Path, is_script_signalled: bool, code: int
+) -> None:
+    slurm = FakeSlurm(tmp_path)
+    # Slurm signals the steps, and the script or not.
+    until = "[ -e go ]" if not is_script_signalled else '[ -n "$stopped" ]'
+    slurm.replace_python(
+        "trap stopped=yes TERM; touch started\n"
+        f"until {until}; do sleep 0.02; done; exit {code}"
+    )
+    job = slurm.start([], restart_count=0)
+    while not (tmp_path / "started").exists():
+        assert job.is_running
+        time.sleep(0.01)
+    slurm.end_job()
+    if is_script_signalled:
+        job.signal_batch_script()
+    else:
+        (tmp_path / "go").touch()
+    found, output = job.wait()
+    assert found == code, output
+    assert slurm.requeued == []
+
+
+def test_a_save_that_outlasts_the_time_limit_is_still_requeued(tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path)
+    slurm.replace_python(
+        "trap 'touch saving' TERM; touch started\n"
+        "until [ -e go ]; do sleep 0.02; done; exit 75"
+    )
+    job = slurm.start([], restart_count=0)
+    while not (tmp_path / "started").exists():
+        assert job.is_running
+        time.sleep(0.01)
+    job.signal_batch_script()
+    while "passed on" not in (said := job.read_line()):
+        assert said
+    slurm.end_job()
+    (tmp_path / "go").touch()
+    found, output = job.wait()
+    assert found == 75, output
+    assert slurm.requeued == [f"requeue {JOB_ID}"]
+
+
+def test_without_an_answer_about_its_state_a_job_is_requeued(tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path)
+    slurm.lose_controller()
+    slurm.replace_python("exit 75")
+    slurm.start([], restart_count=0).wait()
+    assert slurm.requeued == [f"requeue {JOB_ID}"]
+
+
 def test_training_gets_the_signal_once_however_often_slurm_sends_it(
     tmp_path: Path,
 ) -> None:

@@ -75,6 +75,13 @@ def test_a_machine_without_chips_has_no_tpu(tmp_path: Path) -> None:
     assert "/dev/vfio/*: no chip" in message and "libtpu: 0.0.10" in message
 
 
+@pytest.mark.parametrize("other", ["accel/accel0", "vfio/vfio"])
+def test_other_accelerators_are_no_chips(tmp_path: Path, other: str) -> None:
+    add_chips(tmp_path, other)
+    install_tpu(tmp_path)
+    assert "this machine has no TPU" in problem(tmp_path)
+
+
 @pytest.mark.parametrize("chip", ["accel0", "vfio/0"])
 def test_chips_with_the_right_wheels_are_accepted(tmp_path: Path, chip: str) -> None:
     add_chips(tmp_path, chip)
@@ -132,7 +139,10 @@ def test_a_missing_driver_is_named(tmp_path: Path) -> None:
 
 def test_a_nodes_name_needs_the_client_of_its_api(tmp_path: Path) -> None:
     message = problem(tmp_path, TpuSettings(name="node-1"))
-    assert "resumable-tf[tpu]" in message and "--tpu grpc://HOST:8470" in message
+    # An extra of this project would bring the CPU's TensorFlow over the TPU's.
+    assert "resumable-tf[" not in message
+    assert "pip install cloud-tpu-client==0.10" in message
+    assert "--tpu grpc://HOST:8470" in message
 
 
 def test_the_environment_names_the_tpu_unless_a_flag_does(
@@ -196,7 +206,7 @@ def test_the_script_refuses_a_missing_tpu_before_it_imports_tensorflow(
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
-    if list(Path("/dev").glob("accel*")) or list(Path("/dev").glob("vfio/[0-9]*")):
+    if find_machine().devices:
         pytest.skip("this machine has a TPU, or something that looks like one")
     assert done.stdout.split() == ["1", "False"], done.stderr
     assert "DeviceError: --strategy tpu --tpu local: this machine has no TPU" in (

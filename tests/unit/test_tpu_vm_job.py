@@ -232,7 +232,33 @@ def test_delete_with_the_typed_name_gives_all_back(
     code, output = cloud.run("delete", "--run-dir", RUN_DIR, typed="demo\n")
     assert code == 0, output
     assert cloud.state["nodes"] == cloud.state["requests"] == {}
-    assert cloud.stored("job/job.json")
+    assert not open_storage(RUN_DIR).exists("job/job.json")
+
+
+@pytest.mark.parametrize("is_gone_before", [True, False])
+def test_a_job_that_was_deleted_on_purpose_is_not_bought_again(
+    cloud: Cloud, is_gone_before: bool
+) -> None:
+    cloud.create()
+    if is_gone_before:  # Preempted, and deleted by Google.
+        cloud.change(nodes={}, requests={})
+    code, output = cloud.run("delete", "--run-dir", RUN_DIR, "--yes")
+    assert code == 0, output
+    code, output = cloud.run("recreate", "--run-dir", RUN_DIR, "--if-lost", "--yes")
+    assert code == 1 and "no job was created with this run directory" in output
+    assert cloud.state["nodes"] == cloud.state["requests"] == {}
+    code, output = cloud.run(*CREATE)
+    assert code == 0 and "demo" in cloud.state["nodes"]
+
+
+def test_a_job_whose_deletion_failed_is_still_known(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    cloud.create()
+    script = tmp_path / "bin" / "gcloud"
+    script.write_text('#!/bin/sh\necho "PERMISSION_DENIED" >&2; exit 1\n')
+    code, _ = cloud.run("delete", "--run-dir", RUN_DIR, "--yes")
+    assert code == 1 and cloud.stored("job/job.json")
 
 
 @pytest.mark.parametrize("is_queued", [True, False])
@@ -265,17 +291,18 @@ def test_recreate_if_lost_leaves_a_living_tpu_alone(cloud: Cloud) -> None:
     assert "demo" in cloud.state["nodes"]
 
 
-def test_stop_saves_first_and_stops_the_node_where_google_can(cloud: Cloud) -> None:
+def test_stop_saves_on_the_worker_that_trains(cloud: Cloud) -> None:
     cloud.create()
     code, output = cloud.run("stop", "--run-dir", RUN_DIR)
     assert code == 0 and "still paid for" in output
-    assert "worker all: sudo systemctl stop resumable-tf.service" in output
+    assert "worker 0: sudo systemctl stop resumable-tf.service" in output
     assert "compute tpus tpu-vm stop" not in cloud.verbs
-    single = "gs://bucket/single"
-    cloud.create(
-        name="single", run_dir=single, accelerator_type="v4-8", is_queued=False
-    )
-    code, output = cloud.run("stop", "--run-dir", single)
+
+
+@pytest.mark.parametrize("kind", ["v4-8", "v5litepod-8", "v6e-8"])
+def test_stop_also_stops_a_node_of_one_host(cloud: Cloud, kind: str) -> None:
+    cloud.create(accelerator_type=kind, is_queued=False)
+    code, output = cloud.run("stop", "--run-dir", RUN_DIR)
     assert code == 0 and "paid" not in output
     assert cloud.verbs[-2:] == ["compute tpus tpu-vm ssh", "compute tpus tpu-vm stop"]
 
@@ -304,6 +331,22 @@ def test_dry_runs_change_nothing(cloud: Cloud, command: str) -> None:
 def test_a_run_directory_without_a_job_says_so(cloud: Cloud) -> None:
     code, output = cloud.run("status", "--run-dir", RUN_DIR)
     assert code == 1 and "no job was created" in output
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", DEMO.to_json().replace(b"us-west4-a", b"nowhere")]
+)
+def test_a_damaged_job_file_is_in_the_way_until_it_is_removed(
+    cloud: Cloud, content: bytes
+) -> None:
+    open_storage(RUN_DIR).write_bytes("job/job.json", content)
+    for args in (CREATE, ["status", "--run-dir", RUN_DIR]):
+        code, output = cloud.run(*args)
+        assert code == 2 and f"remove {RUN_DIR}/job/job.json" in output
+        assert "no node" in output
+    open_storage(RUN_DIR).delete("job/job.json")
+    code, output = cloud.run(*CREATE)
+    assert code == 0, output
 
 
 def test_without_gcloud_the_advice_is_to_install_it(
