@@ -248,9 +248,12 @@ class PreemptionGuard:
         request = self.requested
         if self._agreement is None:
             return request
-        if self._agreement.any(request is not None) and request is None:
+        # What comes from here on is told at the next step: the others go on now.
+        if not self._agreement.any(request is not None):
+            return None
+        if request is None:
             self.request("another host", "another host was asked to stop")
-        return self.requested if request is None else request
+        return self.requested
 
     def after_step(self, state: TrainState, checkpointer: Checkpointer | None) -> None:
         """Tells the supervisor of the step; saves and stops if that was asked for.

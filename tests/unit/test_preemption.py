@@ -317,6 +317,17 @@ def test_all_hosts_stop_at_the_same_step_whoever_hears_of_it_when(
             assert end == (first, name)
 
 
+def test_a_request_that_comes_while_the_hosts_agree_waits_for_the_next_step() -> None:
+    class SignalMeanwhile:
+        def any(self, flag: bool) -> bool:
+            guard.request("SIGTERM")
+            return flag
+
+    guard = quiet_guard(agreement=SignalMeanwhile())
+    assert guard.agreed() is None
+    assert guard.agreed().name == "SIGTERM"
+
+
 def test_the_supervisor_is_told_of_steps_and_of_the_last_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
