@@ -8,7 +8,8 @@
 
 Signals and the metadata server's notices only leave a request; the state is saved
 between two steps. So no save under way is disturbed: it is finished first. A second
-signal of the kind gets the default treatment at once.
+Ctrl-C, and a SIGTERM that comes more than a second after the first signal, get the
+default treatment at once.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ GRACE_SECS = 25.0
 """A spot machine goes 30 s after its notice; the rest is for hearing of it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_REPEAT_SECS = 1.0
+"""Whoever ends a whole control group sends SIGTERM to this process and to its
+supervisor, which passes it on: so long it counts as one."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +93,7 @@ class StopSignal:
         self._is_running = is_running
         self._clock = clock
         self._requested: signal.Signals | None = None
+        self._first_at: float | None = None
         self.requested_at: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -123,11 +128,22 @@ class StopSignal:
             self._restore()
             os.kill(os.getpid(), number)
             return
-        for one, previous in self._previous.items():
-            # KeyboardInterrupt would be no force: what it ends waits for the save.
-            is_pythons = previous is signal.default_int_handler
-            signal.signal(one, signal.SIG_DFL if is_pythons else previous)
-        self.request(signal.Signals(number))
+        now = self._clock()
+        if self._first_at is None:
+            self._first_at = now
+            # Who presses Ctrl-C now means it.
+            self._put_former(signal.SIGINT)
+            self.request(signal.Signals(number))
+        elif now - self._first_at > _REPEAT_SECS:
+            self._put_former(signal.Signals(number))
+            os.kill(os.getpid(), number)
+
+    def _put_former(self, number: signal.Signals) -> None:
+        """Lets a signal have the treatment that it had before; it then forces."""
+        previous = self._previous[number]
+        # KeyboardInterrupt would be no force: what it ends waits for the save.
+        is_pythons = previous is signal.default_int_handler
+        signal.signal(number, signal.SIG_DFL if is_pythons else previous)
 
     def _restore(self) -> None:
         for number, previous in self._previous.items():

@@ -95,10 +95,11 @@ def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
 ) -> None:
     """KeyboardInterrupt would wait for the save that it is to break off."""
     code = (
-        "import threading\n"
+        "import itertools, threading\n"
         "from resumable_tf.training.preemption import PreemptionGuard\n"
         "thread = threading.Thread(target=threading.Event().wait)\n"
-        "with PreemptionGuard(sources=()) as guard:\n"
+        "clock = itertools.count(0, 10).__next__\n"
+        "with PreemptionGuard(sources=(), clock=clock) as guard:\n"
         "    print('ready', flush=True)\n"
         "    while not guard.requested: pass\n"
         "    thread.start()\n"
@@ -113,6 +114,27 @@ def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
         assert process.stdout.readline() == f"{first.name}\n"
         process.send_signal(second)
         assert process.wait(60) == -second
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_sigterm_that_is_sent_twice_at_once_lets_the_save_be_done(
+    first: signal.Signals,
+) -> None:
+    """A control group's end reaches the program itself, and through its supervisor."""
+    now, heard = [100.0], []
+    outer = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with quiet_guard(clock=lambda: now[0]) as guard:
+            signal.raise_signal(first)
+            for now[0] in (100.0, 100.9):
+                signal.raise_signal(signal.SIGTERM)
+            assert (guard.requested.name, guard.requested.time) == (first.name, 100.0)
+            assert heard == []
+            now[0] = 101.1
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, outer)
 
 
 def test_former_handlers_come_back_after_a_request_too() -> None:
