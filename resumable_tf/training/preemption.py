@@ -19,16 +19,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from resumable_tf.errors import EXIT_PREEMPTED, ResumableError, SaveError
+from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
 from resumable_tf.notices.metadata import metadata_pollers
 from resumable_tf.notices.notice import Notice, NoticePoller
 from resumable_tf.supervising.heartbeat import Heartbeat
-from resumable_tf.training.grace import choose_tier, describe_grace
+from resumable_tf.training.grace import describe_grace
+from resumable_tf.training.last_save import save_in_time
 
 if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer
@@ -300,6 +301,25 @@ class PreemptionGuard:
             committed = checkpointer.committed_step
             _log.warning("%s", describe_grace(left, took, committed))
 
+    def save(
+        self,
+        state: TrainState,
+        checkpointer: Checkpointer,
+        *,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves as durably as the time that is left allows, and waits for it.
+
+        Args:
+            state: The live objects, between two steps.
+            checkpointer: Saves them.
+            metrics: Finite numbers to keep in the manifest.
+
+        Raises:
+            SaveError: If that fails; a failure of an earlier save is only logged.
+        """
+        save_in_time(state, checkpointer, self.grace_left_secs, metrics=metrics)
+
     def finish(self, step: int) -> None:
         """Ends a training that is complete; waits for all hosts.
 
@@ -325,49 +345,10 @@ class PreemptionGuard:
         """
         self.announce(state.step, checkpointer)
         if checkpointer is not None:
-            self._save(state, checkpointer)
+            self.save(state, checkpointer)
         self.finish(state.step)
         raise Preempted(
             f"{request.name}: saved step {state.step} and stopped. "
             "Run the same command to continue.",
             step=state.step,
         )
-
-    def _save(self, state: TrainState, checkpointer: Checkpointer) -> None:
-        """Saves as durably as the time that is left allows.
-
-        Raises:
-            SaveError: If that fails.
-        """
-        left = self.grace_left_secs()
-        if choose_tier(left, checkpointer.save_secs) == "fast":
-            _log.warning(
-                "saving step %d to the fast tier only: the run directory can't be "
-                "reached in %.1f s. The next start here copies it there",
-                *(state.step, left),
-            )
-            checkpointer.save(state, in_durable=False).result()
-            return
-        try:
-            checkpointer.wait()
-        except SaveError as error:
-            # There may be no other chance to save what came after it.
-            _log.error("saving step %d none the less: %s", state.step, error)
-        save_last(state, checkpointer)
-
-
-def save_last(state: TrainState, checkpointer: Checkpointer) -> None:
-    """Waits until the run directory has the state.
-
-    Args:
-        state: The live objects, between two steps.
-        checkpointer: Saves them.
-
-    Raises:
-        SaveError: If the save under way or this one fails.
-    """
-    checkpointer.wait()
-    # Asks no storage: one that fails must not keep the last save from being tried.
-    if checkpointer.durable_step != state.step:
-        checkpointer.save(state).result()
-        checkpointer.wait()

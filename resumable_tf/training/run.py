@@ -40,10 +40,11 @@ from resumable_tf.training.hooks import (
     ShowProgress,
     note_metrics,
 )
+from resumable_tf.training.last_save import save_last
 from resumable_tf.training.loop import LoopPlan, run_loop
 from resumable_tf.training.lost_hosts import naming_lost_hosts
 from resumable_tf.training.metrics_log import MetricsLog
-from resumable_tf.training.preemption import PreemptionGuard, save_last
+from resumable_tf.training.preemption import PreemptionGuard
 from resumable_tf.training.program import (
     build_program,
     evaluation_settings,

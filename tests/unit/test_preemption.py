@@ -29,7 +29,12 @@ from resumable_tf.supervising.heartbeat import (
     create_heartbeat_file,
     read_beat,
 )
-from resumable_tf.training.grace import SAFETY, choose_tier, describe_grace
+from resumable_tf.training.grace import (
+    SAFETY,
+    choose_tier,
+    describe_grace,
+    is_worth_a_try,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SECS = st.none() | st.floats(0.0, 1000.0)
@@ -52,6 +57,16 @@ def test_the_most_durable_tier_that_is_known_to_be_in_time_is_chosen(
         if secs is not None and secs * SAFETY <= left
     ]
     assert chosen == (in_time[0] if in_time else "fast")
+
+
+@given(left=st.floats(-10.0, 1000.0), secs=SECS)
+def test_what_was_chosen_is_worth_a_try_and_so_is_what_is_not_known(
+    left: float, secs: float | None
+) -> None:
+    if secs is None or secs * SAFETY <= left:
+        assert is_worth_a_try(left, secs) == (left > 0)
+    if secs is not None and secs > left * SAFETY:
+        assert not is_worth_a_try(left, secs)
 
 
 def test_without_any_tier_there_is_nothing_to_choose() -> None:
@@ -201,13 +216,24 @@ def test_a_save_under_way_is_finished_before_the_last_one(tmp_path: Path) -> Non
     assert_at_step(found, 2)
 
 
-def test_a_failed_save_under_way_does_not_keep_the_last_one_from_being_tried(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("grace_secs", [25.0, 0.0])
+@pytest.mark.parametrize("has_fast_tier", [False, True])
+def test_a_failed_save_does_not_keep_the_last_one_from_being_tried(
+    has_fast_tier: bool,
+    grace_secs: float,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    run_dir, fast = tmp_path / "run", tmp_path / "fast"
+    failing = _FirstCommitFails(str(fast if has_fast_tier else run_dir))
+    options = rtf.SaveOptions(
+        fast_tier=rtf.FastTier(failing) if has_fast_tier else None
+    )
+    storage = LocalStorage(str(run_dir)) if has_fast_tier else failing
     state = small_state()
     with (
-        rtf.Checkpointer(_FirstCommitFails(str(tmp_path))) as checkpointer,
-        quiet_guard() as guard,
+        rtf.Checkpointer(storage, options=options) as checkpointer,
+        quiet_guard(grace_secs=grace_secs) as guard,
     ):
         advance(state)
         handle = checkpointer.save(state)
@@ -217,7 +243,7 @@ def test_a_failed_save_under_way_does_not_keep_the_last_one_from_being_tried(
         guard.request("preempted")
         with pytest.raises(rtf.Preempted):
             guard.after_step(state, checkpointer)
-    assert steps_in(tmp_path) == [2]
+    assert steps_in(fast if has_fast_tier else run_dir) == [2]
     assert "saving step 2 none the less" in caplog.text
 
 
@@ -374,11 +400,17 @@ def test_the_supervisor_is_told_of_steps_and_of_the_last_save(
 
 @pytest.mark.parametrize(
     ("durable_secs", "expected"),
-    [(1.0, ([1, 2], [1, 2])), (40.0, ([1, 2], [1])), (None, ([1, 2], [1]))],
+    [
+        (1.0, ([1, 2], [1, 2])),
+        (22.0, ([1, 2], [1, 2])),
+        (40.0, ([1, 2], [1])),
+        (None, ([1, 2], [1, 2])),
+    ],
 )
-def test_the_fast_tier_is_taken_when_the_run_directory_is_too_far(
+def test_the_fast_tier_comes_first_when_the_run_directory_may_be_too_far(
     tmp_path: Path, durable_secs: float | None, expected: tuple[list[int], list[int]]
 ) -> None:
+    """Behind it the run directory is tried, unless it is known to be hopeless."""
     run_dir, fast = tmp_path / "run", tmp_path / "fast"
     options = rtf.SaveOptions(fast_tier=rtf.FastTier(str(fast)))
     state = small_state()

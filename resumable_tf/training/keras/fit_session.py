@@ -343,7 +343,7 @@ class FitSession:
             save = self._checkpointer.save if is_last else self._checkpointer.save_due
             save(self._state, metrics=metrics)
             return
-        self._checkpointer.save(self._state, metrics=metrics).result()
+        self._stop.save(self._state, self._checkpointer, metrics=metrics)
         name = self._stop.requested.name
         self.end()
         raise Preempted(
