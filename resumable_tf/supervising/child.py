@@ -79,7 +79,7 @@ class Child:
         self._process.wait()
 
     def clear(self, *, timeout_secs: float = 5.0) -> None:
-        """Ends what the program, which has ended, has left running.
+        """Ends what the program has left running, or else the program itself.
 
         Its helpers could hold the TPU, or ports. They get SIGTERM, then SIGKILL.
 
@@ -90,9 +90,11 @@ class Child:
         is_left = self._send_group(signal.SIGTERM)
         while is_left and time.monotonic() < ends:
             time.sleep(_POLL_SECS)
+            self._process.poll()  # One that nobody has waited for is in its group yet.
             is_left = self._send_group(0)
         if is_left:
             self._send_group(signal.SIGKILL)
+        self._process.wait()
 
     def _send_group(self, number: int) -> bool:
         """Sends a signal to the group; returns whether there was anyone."""
