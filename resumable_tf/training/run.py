@@ -226,7 +226,9 @@ class _Session:
 
     def _guard(self) -> PreemptionGuard:
         has_others = self.topology.num_workers > 1
-        of_node = node_pollers() if self.config.strategy == "tpu" else []
+        tpu, of_node = self.config.tpu_settings, []
+        if tpu is not None and tpu.needs_api:
+            of_node = node_pollers(tpu.name, project=tpu.project, zone=tpu.zone)
         return PreemptionGuard(
             grace_secs=self.config.grace_secs,
             sources=[*metadata_pollers(), *of_node],
