@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+GRACE_SECS = 25.0
+"""A spot machine goes 30 s after its notice; the rest is for hearing of it."""
+
 SAFETY = 1.25
 """A save is expected to take so many times as long as it took before."""
 

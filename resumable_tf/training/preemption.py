@@ -28,15 +28,12 @@ from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
 from resumable_tf.notices.metadata import metadata_pollers
 from resumable_tf.notices.notice import Notice, NoticePoller
 from resumable_tf.supervising.heartbeat import Heartbeat
-from resumable_tf.training.grace import describe_grace
+from resumable_tf.training.grace import GRACE_SECS, describe_grace
 from resumable_tf.training.last_save import save_in_time
 
 if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer
     from resumable_tf.state import TrainState
-
-GRACE_SECS = 25.0
-"""A spot machine goes 30 s after its notice; the rest is for hearing of it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _REPEAT_SECS = 1.0
