@@ -18,12 +18,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 # 1 is PR_SET_PDEATHSIG: this process gets the signal when its parent dies. The parent
-# may have died before.
+# may have died before. What Python ignores would stay ignored in the program.
 _FOLLOW = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() != int(sys.argv[1]):
     os.kill(os.getpid(), signal.SIGTERM)
+for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored, signal.SIG_DFL)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 _POLL_SECS = 0.02

@@ -120,6 +120,14 @@ def test_an_error_of_its_own_leaves_no_program_and_is_no_wrong_usage(
         os.killpg(started[0], 0)
 
 
+def test_the_program_ignores_no_signals_that_python_ignores() -> None:
+    found = "grep SigIgn: /proc/$$/status"
+    pipe, size = (1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
+    check = f"test $((0x$({found} | cut -f2) & {pipe | size})) = 0"
+    settings = Settings(command=["sh", "-c", check], restarts=FAST)
+    assert Supervisor(settings, Events(lambda line: None)).run() == 0
+
+
 def test_events_that_can_not_be_written_end_nothing(tmp_path: Path) -> None:
     flags = ("--events", "/dev/full", "--first-delay-secs", "0.01", "--")
     done = subprocess.run(
