@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.fake_metadata import Answer, FakeMetadata
+from helpers.fake_http import Answer
+from helpers.fake_metadata import FakeMetadata
 from helpers.fake_tpu_api import FakeTpuApi
 
 from resumable_tf.errors import NoticeError, UsageError
