@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from enum import Enum
@@ -33,6 +32,7 @@ from resumable_tf.errors import (
     ResumableError,
     UsageError,
 )
+from resumable_tf.training.grace import GRACE_SECS
 from resumable_tf.training.places import PlaceDefaults, detect_place, place_defaults
 
 _STARTED = time.monotonic()
@@ -140,8 +140,12 @@ def main(
     ] = None,
     log_every_steps: Annotated[int, typer.Option(help="Steps a line of metrics.")] = 10,
     grace_secs: Annotated[
-        float, typer.Option(help="Time to save in after a notice of preemption.")
-    ] = 25.0,
+        float | None,
+        typer.Option(
+            help="Time to save in after a notice of preemption. [default: the place's, "
+            "or 25]"
+        ),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option(help="Use deterministic kernels.")
     ] = True,
@@ -164,6 +168,8 @@ def main(
     settings["run_dir"] = run_dir or (
         where.run_dir if where else f"runs/embedded-{preset.value}"
     )
+    if grace_secs is None:
+        settings["grace_secs"] = (where and where.grace_secs) or GRACE_SECS
     settings["is_deterministic"] = settings.pop("deterministic")
     for name in ("preset", "compute_dtype", "strategy", "on_storage_error"):
         settings[name] = settings[name].value
@@ -172,7 +178,7 @@ def main(
     _set_up_logging()
     code = _run(settings)
     if code == EXIT_FINISHED and where is not None:
-        code = _export(settings["run_dir"], where)
+        _export(settings["run_dir"], where)
     raise SystemExit(code)
 
 
@@ -194,14 +200,28 @@ def _place(name: str | None, run_dir: str | None) -> PlaceDefaults | None:
     return where
 
 
-def _export(run_dir: str, where: PlaceDefaults) -> int:
-    """Puts the finished model where the place looks for it; returns the exit code."""
-    task = json.loads(os.environ.get("TF_CONFIG") or "{}").get("task", {})
-    if where.export_dir is None or task.get("index", 0) != 0:
-        return EXIT_FINISHED
+def _export(run_dir: str, where: PlaceDefaults) -> None:
+    """Becomes what puts the finished model where the place looks for it.
+
+    As a child of this process it would find no memory on a GPU, all of which TensorFlow
+    has taken here.
+    """
+    if where.export_dir is None or not _is_chief():
+        return
     script = Path(__file__).with_name("export_model.py")
     flags = ["--run-dir", run_dir, "--output", where.export_dir]
-    return subprocess.run([sys.executable, str(script), *flags], check=False).returncode
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execv(sys.executable, [sys.executable, str(script), *flags])
+
+
+def _is_chief() -> bool:
+    """Tells whether this process of TF_CONFIG stands for the whole training."""
+    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    task = config.get("task", {})
+    # Worker 0 is the chief only where nobody has the title.
+    title = "chief" if "chief" in config.get("cluster", {}) else "worker"
+    return task.get("type", title) == title and task.get("index", 0) == 0
 
 
 def _steps_or_auto(text: str) -> int | str:

@@ -18,7 +18,7 @@ from resumable_tf.errors import EXIT_USAGE, NoticeError, UsageError
 from resumable_tf.notices.metadata import MetadataClient, is_on_google_cloud
 from resumable_tf.notices.readiness import ReadinessWait, going_machine
 from resumable_tf.notices.tpu_node import NodeStatus, TpuNode
-from resumable_tf.supervising.events import Events
+from resumable_tf.supervising.events import EventFiles, Events
 from resumable_tf.supervising.restarts import RestartPolicy
 from resumable_tf.supervising.supervisor import Settings, Supervisor, WaitUntilReady
 from resumable_tf.supervising.watchdog import WatchdogSettings
@@ -87,8 +87,10 @@ def run(
             ),
             stop_secs=stop_secs,
         )
-        sinks = [_STDERR, *([] if events is None else [_open(events)])]
-        log = Events(_writer(sinks))
+        files = {_STDERR: "standard error"}
+        if events is not None:
+            files[_open(events)] = str(events)
+        log = Events(EventFiles(files))
         node = None
         if tpu is not None:
             named = TpuNode(tpu, project=project, zone=zone, api=tpu_api)
@@ -144,16 +146,3 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise UsageError(f"--events {path}: {error}") from error
-
-
-def _writer(sinks: list[int]) -> Callable[[str], None]:
-    """Returns what writes a line to each of these files.
-
-    A signal handler writes too, which buffered files do not bear.
-    """
-
-    def write(line: str) -> None:
-        for sink in sinks:
-            os.write(sink, f"{line}\n".encode())
-
-    return write

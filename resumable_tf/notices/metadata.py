@@ -136,9 +136,9 @@ class Maintenance:
     status: str
     start: float | None
 
-    def is_due(self, now: float, *, lead_secs: float = LEAD_SECS) -> bool:
+    def is_due(self, now: float) -> bool:
         """Returns whether it has begun or is about to."""
-        is_near = self.start is not None and now >= self.start - lead_secs
+        is_near = self.start is not None and now >= self.start - LEAD_SECS
         return self.status == "ONGOING" or is_near
 
 

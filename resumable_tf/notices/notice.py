@@ -1,7 +1,8 @@
 """A notice that this machine is about to go, and the thread that asks for it.
 
-with NoticePoller(MetadataNotices(client).read, every_secs=1.0) as poller:
-    poller.start(notify)            # notify(Notice("preempted", "...")), once
+poller = NoticePoller(MetadataNotices(client).read, every_secs=1.0)
+poller.start(notify)                # notify(Notice("preempted", "...")), once
+poller.stop()
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,20 +219,22 @@ def node_notice(status: NodeStatus) -> Notice | None:
 
 
 def node_pollers(
-    environment: Mapping[str, str] | None = None, *, every_secs: float = 15.0
+    name: str,
+    *,
+    project: str | None = None,
+    zone: str | None = None,
+    every_secs: float = 15.0,
 ) -> list[NoticePoller]:
-    """Returns the poller of the node that `TPU_NAME` names; none without a name.
+    """Returns the poller of a node; none if it can't be asked for, which is logged.
 
     Args:
-        environment: Variables; of this process if None.
+        name: Of the node.
+        project: Its project; from the metadata server if None.
+        zone: Its zone; from the metadata server if None.
         every_secs: Between two questions.
     """
-    variables = os.environ if environment is None else environment
-    name = variables.get("TPU_NAME", "local")
-    if name == "local" or name.startswith("grpc://"):
-        return []
     try:
-        node = TpuNode(name)
+        node = TpuNode(name, project=project, zone=zone)
     except UsageError as error:
         _log.warning("TPU %s is not asked for preemption: %s", name, error)
         return []

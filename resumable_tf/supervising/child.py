@@ -18,12 +18,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 # 1 is PR_SET_PDEATHSIG: this process gets the signal when its parent dies. The parent
-# may have died before.
+# may have died before. What Python ignores would stay ignored in the program.
 _FOLLOW = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() != int(sys.argv[1]):
     os.kill(os.getpid(), signal.SIGTERM)
+for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored, signal.SIG_DFL)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 _POLL_SECS = 0.02
@@ -79,7 +81,7 @@ class Child:
         self._process.wait()
 
     def clear(self, *, timeout_secs: float = 5.0) -> None:
-        """Ends what the program, which has ended, has left running.
+        """Ends what the program has left running, or else the program itself.
 
         Its helpers could hold the TPU, or ports. They get SIGTERM, then SIGKILL.
 
@@ -90,9 +92,11 @@ class Child:
         is_left = self._send_group(signal.SIGTERM)
         while is_left and time.monotonic() < ends:
             time.sleep(_POLL_SECS)
+            self._process.poll()  # One that nobody has waited for is in its group yet.
             is_left = self._send_group(0)
         if is_left:
             self._send_group(signal.SIGKILL)
+        self._process.wait()
 
     def _send_group(self, number: int) -> bool:
         """Sends a signal to the group; returns whether there was anyone."""

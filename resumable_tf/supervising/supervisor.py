@@ -133,12 +133,17 @@ class Supervisor:
             if obstacle is not None:
                 return Stop(EXIT_PREEMPTED, obstacle), history
             path = os.path.join(directory, f"heartbeat-{history.num_starts + 1}")
+            began = self._clock()
             try:
-                attempt = self._attempt(path, start=history.num_starts + 1)
+                child = self._start(path)
             except OSError as error:
                 if history.num_starts:
                     raise
                 return Stop(EXIT_USAGE, f"can't be started: {error}"), history
+            watch = _Watch(
+                *(self._settings, self._events, path, history.num_starts + 1, began)
+            )
+            attempt = self._attempt(child, watch)
             policy = self._settings.restarts
             history = history.after(attempt, steady_secs=policy.steady_secs)
             decision = decide(
@@ -154,18 +159,20 @@ class Supervisor:
     def _is_stopping(self) -> bool:
         return bool(self._stop_signals)
 
-    def _attempt(self, path: str, *, start: int) -> Attempt:
-        """Runs the program once."""
+    def _start(self, path: str) -> Child:
+        """Starts the program, which is to write its heartbeats to a file."""
         create_heartbeat_file(path)
         command = list(self._settings.command)
-        began = self._clock()
-        child = Child(command, {**os.environ, HEARTBEAT_VARIABLE: path})
+        return Child(command, {**os.environ, HEARTBEAT_VARIABLE: path})
+
+    def _attempt(self, child: Child, watch: _Watch) -> Attempt:
+        """Follows the program to its end."""
         self._child = child
-        self._events.emit("started", start=start, pid=child.pid, command=command)
-        if self._is_stopping:  # The signal came while there was no child.
-            child.send(self._stop_signals[-1])
+        start, command = watch.start, list(self._settings.command)
         try:
-            watch = _Watch(self._settings, self._events, path, start, began)
+            self._events.emit("started", start=start, pid=child.pid, command=command)
+            if self._is_stopping:  # The signal came while there was no child.
+                child.send(self._stop_signals[-1])
             code, is_hung = self._watch(child, watch)
         finally:
             self._child = None
@@ -173,7 +180,7 @@ class Supervisor:
         attempt = Attempt(
             exit_code=code,
             last_step=None if watch.beat is None else watch.beat.step,
-            ran_secs=self._clock() - began,
+            ran_secs=self._clock() - watch.began,
             is_hung=is_hung,
             has_heartbeat=watch.beat is not None,
         )
@@ -252,8 +259,8 @@ class _Watch:
         self._watchdog = Watchdog(settings.watchdog, now=began)
         self._events = events
         self._path = path
-        self._start = start
-        self._began = began
+        self.start = start
+        self.began = began
 
     def look(self, now: float) -> None:
         """Reads the newest heartbeat."""
@@ -264,8 +271,8 @@ class _Watch:
         self.beat = beat
         self._watchdog.see(beat, now=now)
         if not had_step and beat.step is not None:
-            secs = round(now - self._began, 3)
-            self._events.emit("heartbeat", start=self._start, step=beat.step, secs=secs)
+            secs = round(now - self.began, 3)
+            self._events.emit("heartbeat", start=self.start, step=beat.step, secs=secs)
 
     def is_hung(self, now: float) -> bool:
         """Returns whether the program hangs, and says so."""
@@ -273,7 +280,7 @@ class _Watch:
             return False
         self._events.emit(
             "hung",
-            start=self._start,
+            start=self.start,
             step=None if self.beat is None else self.beat.step,
             silence_secs=round(self._watchdog.silence_secs(now=now), 3),
             limit_secs=self._watchdog.limit_secs(),
@@ -282,6 +289,6 @@ class _Watch:
 
     def kill(self, child: Child, reason: str) -> int:
         """Ends the program by force; returns its exit code."""
-        self._events.emit("killed", start=self._start, reason=reason)
+        self._events.emit("killed", start=self.start, reason=reason)
         child.kill()
         return -signal.SIGKILL

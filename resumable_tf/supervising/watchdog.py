@@ -58,9 +58,9 @@ class Watchdog:
         self._since = now
         self._intervals: deque[float] = deque(maxlen=_WINDOW)
 
-    def see(self, beat: Beat | None, *, now: float) -> None:
+    def see(self, beat: Beat, *, now: float) -> None:
         """Takes the newest record of the process."""
-        if beat is None or beat == self._last:
+        if beat == self._last:
             return
         last, self._last = self._last, beat
         was_training = last is not None and last.is_training

@@ -18,6 +18,7 @@ from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.options import OnStorageError, SaveOptions
 from resumable_tf.errors import UsageError
 from resumable_tf.tpu.machine import TpuSettings, settings_from
+from resumable_tf.training.grace import GRACE_SECS
 
 _SAVE_EVERY_SECS = 300.0
 
@@ -92,7 +93,7 @@ class TrainConfig:
     log_every_steps: int = 10
     is_deterministic: bool = True
     allow_batch_size_change: bool = False
-    grace_secs: float = 25.0
+    grace_secs: float = GRACE_SECS
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -120,11 +121,7 @@ class TrainConfig:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag} {value}: it must be larger than 0.")
         self._check_fast_tier()
-        if self.dropout_rate is not None and not 0 <= self.dropout_rate < 1:
-            raise UsageError(
-                f"--dropout-rate {self.dropout_rate}: it must be at least 0 and "
-                "less than 1."
-            )
+        self._check_ranges()
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise UsageError(
                 f"--compute-dtype {self.compute_dtype}: use float32 or bfloat16."
@@ -138,6 +135,20 @@ class TrainConfig:
         except ValueError as error:
             raise UsageError(str(error)) from error
         self._check_tpu()
+
+    def _check_ranges(self) -> None:
+        """Refuses numbers that are too small or too large.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        if not self.grace_secs >= 0:
+            raise UsageError(f"--grace-secs {self.grace_secs}: it must be 0 or more.")
+        if self.dropout_rate is not None and not 0 <= self.dropout_rate < 1:
+            raise UsageError(
+                f"--dropout-rate {self.dropout_rate}: it must be at least 0 and "
+                "less than 1."
+            )
 
     def _check_tpu(self) -> None:
         """Refuses flags of a TPU that mean nothing.

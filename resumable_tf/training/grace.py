@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+GRACE_SECS = 25.0
+"""A spot machine goes 30 s after its notice; the rest is for hearing of it."""
+
 SAFETY = 1.25
 """A save is expected to take so many times as long as it took before."""
 
 
-def choose_tier(
-    grace_left_secs: float,
-    estimates: Mapping[str, float | None],
-    *,
-    safety: float = SAFETY,
-) -> str:
-    """Returns where to save: the most durable place that is reached in time.
+def choose_tier(grace_left_secs: float, estimates: Mapping[str, float | None]) -> str:
+    """Returns where to save first: the most durable place that is reached in time.
 
     Args:
         grace_left_secs: Time until the process is killed.
         estimates: Seconds that a save to each place took, the most durable place
             first and the fastest last; None where nothing is known. What is not known
             is not relied on; the last place is taken when nothing is fast enough.
-        safety: Factor on each estimate.
 
     Raises:
         ValueError: If there is no place.
@@ -35,9 +32,21 @@ def choose_tier(
     if not estimates:
         raise ValueError("there is no tier to choose from")
     for name, secs in estimates.items():
-        if secs is not None and secs * safety <= grace_left_secs:
+        if secs is not None and secs * SAFETY <= grace_left_secs:
             return name
     return list(estimates)[-1]
+
+
+def is_worth_a_try(grace_left_secs: float, estimate: float | None) -> bool:
+    """Returns whether a save may be done in time, or nearly: being cut off is no loss.
+
+    Args:
+        grace_left_secs: Time until the process is killed.
+        estimate: Seconds that such a save took; None if nothing is known.
+    """
+    if grace_left_secs <= 0:
+        return False
+    return estimate is None or estimate <= grace_left_secs * SAFETY
 
 
 def describe_grace(

@@ -77,18 +77,29 @@ class Evaluate:
         every_steps: int | None,
         stop_step: int,
         evaluate: Callable[[], tuple[float, float]],
+        pause: Callable[[int], None],
     ) -> None:
-        """Keeps what to do and when."""
+        """Keeps what to do and when.
+
+        Args:
+            log: The file.
+            every_steps: Evaluate at multiples of this; None only at the end.
+            stop_step: The end.
+            evaluate: Returns the loss and the tokens.
+            pause: Gets the step before it begins: no step follows for a while.
+        """
         self._log = log
         self._every_steps = every_steps
         self._stop_step = stop_step
         self._evaluate = evaluate
+        self._pause = pause
 
     def __call__(self, state: TrainState, result: CallResult) -> None:
         """Evaluates if it is due."""
         every = self._every_steps
         is_due = every is not None and state.step % every == 0
         if is_due or state.step == self._stop_step:
+            self._pause(state.step)
             loss, num_tokens = self._evaluate()
             self._log.append(
                 {"step": state.step, "loss": loss, "num_tokens": num_tokens}

@@ -19,7 +19,8 @@ import numpy as np
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.errors import NonFiniteLossError
 from resumable_tf.state import TrainState
-from resumable_tf.training.preemption import PreemptionGuard, save_last
+from resumable_tf.training.last_save import save_last
+from resumable_tf.training.preemption import PreemptionGuard
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@
 
 Signals and the metadata server's notices only leave a request; the state is saved
 between two steps. So no save under way is disturbed: it is finished first. A second
-signal of the kind gets the default treatment at once.
+Ctrl-C, and a SIGTERM that comes more than a second after the first signal, get the
+default treatment at once.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from resumable_tf.errors import EXIT_PREEMPTED, ResumableError, SaveError
+from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
 from resumable_tf.notices.metadata import metadata_pollers
 from resumable_tf.notices.notice import Notice, NoticePoller
 from resumable_tf.supervising.heartbeat import Heartbeat
-from resumable_tf.training.grace import choose_tier, describe_grace
+from resumable_tf.training.grace import GRACE_SECS, describe_grace
+from resumable_tf.training.last_save import save_in_time
 
 if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer
     from resumable_tf.state import TrainState
 
-GRACE_SECS = 25.0
-"""A spot machine goes 30 s after its notice; the rest is for hearing of it."""
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_REPEAT_SECS = 1.0
+"""Whoever ends a whole control group sends SIGTERM to this process and to its
+supervisor, which passes it on: so long it counts as one."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +91,7 @@ class StopSignal:
         self._is_running = is_running
         self._clock = clock
         self._requested: signal.Signals | None = None
+        self._first_at: float | None = None
         self.requested_at: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -123,11 +126,22 @@ class StopSignal:
             self._restore()
             os.kill(os.getpid(), number)
             return
-        for one, previous in self._previous.items():
-            # KeyboardInterrupt would be no force: what it ends waits for the save.
-            is_pythons = previous is signal.default_int_handler
-            signal.signal(one, signal.SIG_DFL if is_pythons else previous)
-        self.request(signal.Signals(number))
+        now = self._clock()
+        if self._first_at is None:
+            self._first_at = now
+            # Who presses Ctrl-C now means it.
+            self._put_former(signal.SIGINT)
+            self.request(signal.Signals(number))
+        elif now - self._first_at > _REPEAT_SECS:
+            self._put_former(signal.Signals(number))
+            os.kill(os.getpid(), number)
+
+    def _put_former(self, number: signal.Signals) -> None:
+        """Lets a signal have the treatment that it had before; it then forces."""
+        previous = self._previous[number]
+        # KeyboardInterrupt would be no force: what it ends waits for the save.
+        is_pythons = previous is signal.default_int_handler
+        signal.signal(number, signal.SIG_DFL if is_pythons else previous)
 
     def _restore(self) -> None:
         for number, previous in self._previous.items():
@@ -248,9 +262,12 @@ class PreemptionGuard:
         request = self.requested
         if self._agreement is None:
             return request
-        if self._agreement.any(request is not None) and request is None:
+        # What comes from here on is told at the next step: the others go on now.
+        if not self._agreement.any(request is not None):
+            return None
+        if request is None:
             self.request("another host", "another host was asked to stop")
-        return self.requested if request is None else request
+        return self.requested
 
     def after_step(self, state: TrainState, checkpointer: Checkpointer | None) -> None:
         """Tells the supervisor of the step; saves and stops if that was asked for.
@@ -268,6 +285,16 @@ class PreemptionGuard:
         if request is not None:
             self._save_and_stop(request, state, checkpointer)
 
+    def pause(self, step: int) -> None:
+        """Tells the supervisor that no step follows for a while, as in a validation.
+
+        The next `after_step` ends the pause.
+
+        Args:
+            step: Completed steps.
+        """
+        self._heartbeat.pause(step)
+
     def announce(self, step: int, checkpointer: Checkpointer | None) -> None:
         """Says in the log why training stops, if it does, and what time is left."""
         request = self.requested
@@ -280,6 +307,25 @@ class PreemptionGuard:
             took = checkpointer.save_secs["durable"]
             committed = checkpointer.committed_step
             _log.warning("%s", describe_grace(left, took, committed))
+
+    def save(
+        self,
+        state: TrainState,
+        checkpointer: Checkpointer,
+        *,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves as durably as the time that is left allows, and waits for it.
+
+        Args:
+            state: The live objects, between two steps.
+            checkpointer: Saves them.
+            metrics: Finite numbers to keep in the manifest.
+
+        Raises:
+            SaveError: If that fails; a failure of an earlier save is only logged.
+        """
+        save_in_time(state, checkpointer, self.grace_left_secs, metrics=metrics)
 
     def finish(self, step: int) -> None:
         """Ends a training that is complete; waits for all hosts.
@@ -306,49 +352,10 @@ class PreemptionGuard:
         """
         self.announce(state.step, checkpointer)
         if checkpointer is not None:
-            self._save(state, checkpointer)
+            self.save(state, checkpointer)
         self.finish(state.step)
         raise Preempted(
             f"{request.name}: saved step {state.step} and stopped. "
             "Run the same command to continue.",
             step=state.step,
         )
-
-    def _save(self, state: TrainState, checkpointer: Checkpointer) -> None:
-        """Saves as durably as the time that is left allows.
-
-        Raises:
-            SaveError: If that fails.
-        """
-        left = self.grace_left_secs()
-        if choose_tier(left, checkpointer.save_secs) == "fast":
-            _log.warning(
-                "saving step %d to the fast tier only: the run directory can't be "
-                "reached in %.1f s. The next start here copies it there",
-                *(state.step, left),
-            )
-            checkpointer.save(state, in_durable=False).result()
-            return
-        try:
-            checkpointer.wait()
-        except SaveError as error:
-            # There may be no other chance to save what came after it.
-            _log.error("saving step %d none the less: %s", state.step, error)
-        save_last(state, checkpointer)
-
-
-def save_last(state: TrainState, checkpointer: Checkpointer) -> None:
-    """Waits until the run directory has the state.
-
-    Args:
-        state: The live objects, between two steps.
-        checkpointer: Saves them.
-
-    Raises:
-        SaveError: If the save under way or this one fails.
-    """
-    checkpointer.wait()
-    # Asks no storage: one that fails must not keep the last save from being tried.
-    if checkpointer.durable_step != state.step:
-        checkpointer.save(state).result()
-        checkpointer.wait()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -40,10 +40,11 @@ from resumable_tf.training.hooks import (
     ShowProgress,
     note_metrics,
 )
+from resumable_tf.training.last_save import save_last
 from resumable_tf.training.loop import LoopPlan, run_loop
 from resumable_tf.training.lost_hosts import naming_lost_hosts
 from resumable_tf.training.metrics_log import MetricsLog
-from resumable_tf.training.preemption import PreemptionGuard, save_last
+from resumable_tf.training.preemption import PreemptionGuard
 from resumable_tf.training.program import (
     build_program,
     evaluation_settings,
@@ -219,13 +220,15 @@ class _Session:
             self._guard() as guard,
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
-            hooks = self._hooks(checkpointer, progress)
+            hooks = self._hooks(checkpointer, progress, pause=guard.pause)
             run_loop(self._plan(phases), self.state, saver, hooks=hooks, guard=guard)
         return result
 
     def _guard(self) -> PreemptionGuard:
         has_others = self.topology.num_workers > 1
-        of_node = node_pollers() if self.config.strategy == "tpu" else []
+        tpu, of_node = self.config.tpu_settings, []
+        if tpu is not None and tpu.needs_api:
+            of_node = node_pollers(tpu.name, project=tpu.project, zone=tpu.zone)
         return PreemptionGuard(
             grace_secs=self.config.grace_secs,
             sources=[*metadata_pollers(), *of_node],
@@ -279,7 +282,13 @@ class _Session:
             train_steps=timed,
         )
 
-    def _hooks(self, checkpointer: Checkpointer, progress: Progress) -> list[Any]:
+    def _hooks(
+        self,
+        checkpointer: Checkpointer,
+        progress: Progress,
+        *,
+        pause: Callable[[int], None],
+    ) -> list[Any]:
         settings = evaluation_settings(self.program.model, self.config)
         evaluate = make_evaluate(self.strategy, settings)
         with tf.device(host_device()):
@@ -299,6 +308,7 @@ class _Session:
                 every_steps=self.config.eval_every_steps,
                 stop_step=self.config.last_step,
                 evaluate=lambda: evaluate(batches),
+                pause=pause,
             ),
         ]
         if self.topology.is_chief:

@@ -103,6 +103,49 @@ def test_a_program_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     assert "can't be started" in lines[-1]
 
 
+def test_an_error_of_its_own_leaves_no_program_and_is_no_wrong_usage(
+    tmp_path: Path,
+) -> None:
+    started: list[int] = []
+
+    def write(line: str) -> None:
+        started.append(json.loads(line)["pid"])
+        raise OSError("injected")
+
+    command = program(tmp_path, "hang@1")
+    supervisor = Supervisor(Settings(command=command, poll_secs=0.02), Events(write))
+    with pytest.raises(OSError, match="injected"):
+        supervisor.run()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started[0], 0)
+
+
+def test_the_program_ignores_no_signals_that_python_ignores() -> None:
+    found = "grep SigIgn: /proc/$$/status"
+    pipe, size = (1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
+    check = f"test $((0x$({found} | cut -f2) & {pipe | size})) = 0"
+    settings = Settings(command=["sh", "-c", check], restarts=FAST)
+    assert Supervisor(settings, Events(lambda line: None)).run() == 0
+
+
+def test_events_that_can_not_be_written_end_nothing(tmp_path: Path) -> None:
+    flags = ("--events", "/dev/full", "--first-delay-secs", "0.01", "--")
+    done = subprocess.run(
+        [*RUN, *flags, *program(tmp_path, "75@3", "done")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    (lost,) = only(events, "events_lost")
+    assert lost["file"] == "/dev/full" and "No space left" in lost["reason"]
+    assert len(only(events, "ended")) == 2
+    assert_each_step_once(tmp_path)
+
+
 def test_without_heartbeats_crashes_are_counted_and_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,3 +51,37 @@ def test_fit_saves_and_stops_when_the_metadata_server_says_so(
     assert 1 <= beat.step <= caught.value.step
     assert not beat.is_training
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_long_validation_is_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "heartbeat")
+    create_heartbeat_file(path)
+    monkeypatch.setenv(HEARTBEAT_VARIABLE, path)
+    model = tf.keras.Sequential([tf.keras.layers.Input((1,)), tf.keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    ones = tf.ones((1, 1))
+    data = tf.data.Dataset.from_tensors((ones, ones)).repeat(3)
+    seen: dict[str, list[tuple[int | None, bool]]] = {}
+
+    class Look(tf.keras.callbacks.Callback):
+        def see(self, name: str) -> None:
+            beat = read_beat(path)
+            seen.setdefault(name, []).append((beat.step, beat.is_training))
+
+        def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
+            self.see(f"batch {batch}")
+
+        def on_test_begin(self, logs: object = None) -> None:
+            self.see("validation")
+
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+            self.see("end")
+
+    callbacks = [Look(), rtf.ResumeCallback(str(tmp_path / "run"))]
+    settings = {"epochs": 2, "shuffle": False, "verbose": 0}
+    model.fit(data, validation_data=data, callbacks=callbacks, **settings)
+    assert seen["validation"] == seen["end"] == [(3, False), (6, False)]
+    assert seen["batch 0"] == [(None, False), (3, False)]
+    assert seen["batch 1"] == [(1, True), (4, True)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWa
 EPOCHS, BATCHES = 5, 4
 
 
-def fit(run_dir: Path, **arguments: Any) -> tuple[Any, list[np.ndarray]]:
+def fit(
+    run_dir: Path, *, others: Sequence[Any] = (), **arguments: Any
+) -> tuple[Any, list[np.ndarray]]:
     tf.keras.utils.set_random_seed(2)
     rows = np.random.default_rng(1).normal(size=(BATCHES * 4, 3)).astype(np.float32)
     dataset = tf.data.Dataset.from_tensor_slices((rows, rows[:, :1])).batch(4)
     model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(3,))])
     model.compile(tf.keras.optimizers.SGD(0.9), "mse")  # Too fast to get better always.
     callback = rtf.ResumeCallback(str(run_dir), **arguments)
-    history = model.fit(dataset, epochs=EPOCHS, callbacks=[callback], verbose=0)
+    callbacks = [*others, callback]
+    history = model.fit(dataset, epochs=EPOCHS, callbacks=callbacks, verbose=0)
     return history.history, [np.asarray(weight) for weight in model.weights]
 
 
@@ -66,6 +72,38 @@ def test_fit_goes_on_over_a_full_disk_but_for_its_last_save(
     failing.add(EPOCHS * BATCHES)
     with pytest.raises(SaveError, match="No space left on device"):
         fit(tmp_path / "failed", options=options)
+
+
+class _AskAfterSave(tf.keras.callbacks.Callback):
+    """Asks for the end at a batch, when the save of the batch before is over."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == self.batch:
+            for thread in threading.enumerate():
+                if thread.name == f"save-{batch}":
+                    thread.join()
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`:UserWarning")
+def test_fit_tries_its_last_save_after_one_that_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Tier.write
+
+    def write_or_fail(tier: Tier, snapshot: Any, draft: Any) -> Any:
+        if draft.step == 2:
+            raise OSError(errno.EIO, "injected")
+        return write(tier, snapshot, draft)
+
+    monkeypatch.setattr(Tier, "write", write_or_fail)
+    with pytest.raises(rtf.Preempted, match="SIGTERM: saved step 3"):
+        fit(tmp_path, save_every_steps=2, others=[_AskAfterSave(2)])
+    assert [info.step for info in rtf.Checkpointer(str(tmp_path)).checkpoints()] == [3]
 
 
 @pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`:UserWarning")

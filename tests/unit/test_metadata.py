@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.fake_metadata import Answer, FakeMetadata
+from helpers.fake_http import Answer
+from helpers.fake_metadata import FakeMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,22 +14,24 @@ from typing import Any
 
 import pytest
 from helpers.fake_metadata import FakeMetadata
-from helpers.faulty_storage import FaultyStorage
 from helpers.saved_runs import steps_in
-from helpers.small_state import advance, assert_at_step, small_state
+from helpers.small_state import advance, small_state
 from hypothesis import given
 from hypothesis import strategies as st
 
 import resumable_tf as rtf
-from resumable_tf.errors import SaveError
 from resumable_tf.notices.metadata import metadata_pollers
-from resumable_tf.storage import LocalStorage
 from resumable_tf.supervising.heartbeat import (
     HEARTBEAT_VARIABLE,
     create_heartbeat_file,
     read_beat,
 )
-from resumable_tf.training.grace import SAFETY, choose_tier, describe_grace
+from resumable_tf.training.grace import (
+    SAFETY,
+    choose_tier,
+    describe_grace,
+    is_worth_a_try,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SECS = st.none() | st.floats(0.0, 1000.0)
@@ -52,6 +54,16 @@ def test_the_most_durable_tier_that_is_known_to_be_in_time_is_chosen(
         if secs is not None and secs * SAFETY <= left
     ]
     assert chosen == (in_time[0] if in_time else "fast")
+
+
+@given(left=st.floats(-10.0, 1000.0), secs=SECS)
+def test_what_was_chosen_is_worth_a_try_and_so_is_what_is_not_known(
+    left: float, secs: float | None
+) -> None:
+    if secs is None or secs * SAFETY <= left:
+        assert is_worth_a_try(left, secs) == (left > 0)
+    if secs is not None and secs > left * SAFETY:
+        assert not is_worth_a_try(left, secs)
 
 
 def test_without_any_tier_there_is_nothing_to_choose() -> None:
@@ -95,10 +107,11 @@ def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
 ) -> None:
     """KeyboardInterrupt would wait for the save that it is to break off."""
     code = (
-        "import threading\n"
+        "import itertools, threading\n"
         "from resumable_tf.training.preemption import PreemptionGuard\n"
         "thread = threading.Thread(target=threading.Event().wait)\n"
-        "with PreemptionGuard(sources=()) as guard:\n"
+        "clock = itertools.count(0, 10).__next__\n"
+        "with PreemptionGuard(sources=(), clock=clock) as guard:\n"
         "    print('ready', flush=True)\n"
         "    while not guard.requested: pass\n"
         "    thread.start()\n"
@@ -113,6 +126,27 @@ def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
         assert process.stdout.readline() == f"{first.name}\n"
         process.send_signal(second)
         assert process.wait(60) == -second
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_sigterm_that_is_sent_twice_at_once_lets_the_save_be_done(
+    first: signal.Signals,
+) -> None:
+    """A control group's end reaches the program itself, and through its supervisor."""
+    now, heard = [100.0], []
+    outer = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with quiet_guard(clock=lambda: now[0]) as guard:
+            signal.raise_signal(first)
+            for now[0] in (100.0, 100.9):
+                signal.raise_signal(signal.SIGTERM)
+            assert (guard.requested.name, guard.requested.time) == (first.name, 100.0)
+            assert heard == []
+            now[0] = 101.1
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, outer)
 
 
 def test_former_handlers_come_back_after_a_request_too() -> None:
@@ -149,97 +183,6 @@ def test_the_metadata_servers_notice_becomes_a_save_and_exit_code_75(
     assert caught.value.code == 75
     assert steps_in(tmp_path) == [caught.value.step]
     assert caught.value.step >= 3
-
-
-def test_a_save_under_way_is_finished_before_the_last_one(tmp_path: Path) -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def block(_: float) -> None:
-        begun.set()
-        may_end.wait(60)
-
-    state = small_state()
-    storage = FaultyStorage(
-        LocalStorage(str(tmp_path)), fail_at=12, mode="delay", sleep=block
-    )
-    with rtf.Checkpointer(storage) as checkpointer, quiet_guard() as guard:
-        assert checkpointer.save_secs == {"durable": None}
-        advance(state)
-        checkpointer.save(state)
-        assert begun.wait(60)
-        advance(state)
-        signal.raise_signal(signal.SIGTERM)
-        threading.Timer(0.1, may_end.set).start()
-        with pytest.raises(rtf.Preempted, match="SIGTERM: saved step 2 and stopped"):
-            guard.after_step(state, checkpointer)
-        assert 0.0 < checkpointer.save_secs["durable"] < 60.0
-    assert steps_in(tmp_path) == [1, 2]
-    found = small_state()
-    rtf.Checkpointer(str(tmp_path)).restore(found)
-    assert_at_step(found, 2)
-
-
-def test_a_failed_save_under_way_does_not_keep_the_last_one_from_being_tried(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    state = small_state()
-    with (
-        rtf.Checkpointer(_FirstCommitFails(str(tmp_path))) as checkpointer,
-        quiet_guard() as guard,
-    ):
-        advance(state)
-        handle = checkpointer.save(state)
-        while not handle.done():
-            time.sleep(0.01)
-        advance(state)
-        guard.request("preempted")
-        with pytest.raises(rtf.Preempted):
-            guard.after_step(state, checkpointer)
-    assert steps_in(tmp_path) == [2]
-    assert "saving step 2 none the less" in caplog.text
-
-
-class _FirstCommitFails(LocalStorage):
-    """A storage that takes no manifest of step 1."""
-
-    def create(self, name: str, data: bytes) -> None:
-        if name.endswith("ckpt-1.manifest.json"):
-            raise OSError("injected")
-        super().create(name, data)
-
-
-class _Broken(FaultyStorage):
-    """Fails from one operation on."""
-
-    def _operate(self, kind: str, name: str) -> bool:
-        self._fail_at = max(self._fail_at, len(self.log))
-        return super()._operate(kind, name)
-
-
-def test_a_last_save_that_fails_is_an_error_and_no_preemption(tmp_path: Path) -> None:
-    state = small_state()
-    storage = _Broken(LocalStorage(str(tmp_path)), fail_at=9)
-    advance(state)
-    with (
-        pytest.raises((SaveError, OSError)) as caught,
-        rtf.Checkpointer(storage) as checkpointer,
-        quiet_guard() as guard,
-    ):
-        guard.request("preempted")
-        guard.after_step(state, checkpointer)
-    assert not isinstance(caught.value, rtf.Preempted)
-    assert steps_in(tmp_path) == []
-
-
-def test_a_step_that_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
-    state = small_state()
-    with rtf.Checkpointer(str(tmp_path)) as checkpointer, quiet_guard() as guard:
-        advance(state)
-        time_of_save = checkpointer.save(state).result().manifest.time
-        guard.request("preempted")
-        with pytest.raises(rtf.Preempted):
-            guard.after_step(state, checkpointer)
-        assert checkpointer.latest().manifest.time == time_of_save
 
 
 def test_the_log_says_why_it_stops_and_what_time_is_left(
@@ -317,6 +260,17 @@ def test_all_hosts_stop_at_the_same_step_whoever_hears_of_it_when(
             assert end == (first, name)
 
 
+def test_a_request_that_comes_while_the_hosts_agree_waits_for_the_next_step() -> None:
+    class SignalMeanwhile:
+        def any(self, flag: bool) -> bool:
+            guard.request("SIGTERM")
+            return flag
+
+    guard = quiet_guard(agreement=SignalMeanwhile())
+    assert guard.agreed() is None
+    assert guard.agreed().name == "SIGTERM"
+
+
 def test_the_supervisor_is_told_of_steps_and_of_the_last_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,33 +291,3 @@ def test_the_supervisor_is_told_of_steps_and_of_the_last_save(
             guard.after_step(state, checkpointer)
     assert (read_beat(path).step, read_beat(path).is_training) == (2, False)
     os.kill(os.getpid(), signal.SIGUSR1)  # Would end the tests without a handler.
-
-
-@pytest.mark.parametrize(
-    ("durable_secs", "expected"),
-    [(1.0, ([1, 2], [1, 2])), (40.0, ([1, 2], [1])), (None, ([1, 2], [1]))],
-)
-def test_the_fast_tier_is_taken_when_the_run_directory_is_too_far(
-    tmp_path: Path, durable_secs: float | None, expected: tuple[list[int], list[int]]
-) -> None:
-    run_dir, fast = tmp_path / "run", tmp_path / "fast"
-    options = rtf.SaveOptions(fast_tier=rtf.FastTier(str(fast)))
-    state = small_state()
-    with (
-        rtf.Checkpointer(str(run_dir), options=options) as checkpointer,
-        quiet_guard(grace_secs=25.0) as guard,
-    ):
-        advance(state)
-        checkpointer.save(state)
-        checkpointer.wait()
-        assert set(checkpointer.save_secs) == {"durable", "fast"}
-        checkpointer._tiers.durable.last_write_secs = durable_secs
-        guard.request("preempted")
-        advance(state)
-        with pytest.raises(rtf.Preempted):
-            guard.after_step(state, checkpointer)
-    assert (steps_in(fast), steps_in(run_dir)) == expected
-    again = small_state()
-    with rtf.Checkpointer(str(run_dir), options=options) as checkpointer:
-        checkpointer.restore_or_initialize(again)
-        assert_at_step(again, 2)

@@ -15,7 +15,7 @@ from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import SaveError
 from resumable_tf.storage import open_storage
-from resumable_tf.training.preemption import save_last
+from resumable_tf.training.last_save import save_last
 
 ROOT = Path(__file__).parents[2]
 

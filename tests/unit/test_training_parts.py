@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -18,13 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable_tf.errors import DeviceError, UsageError
+from resumable_tf.notices import tpu_node
+from resumable_tf.state import TrainState
 from resumable_tf.training.config import TrainConfig
 from resumable_tf.training.event_log import EventLog, _complete_records
-from resumable_tf.training.loop import LoopPlan
+from resumable_tf.training.hooks import Evaluate
+from resumable_tf.training.loop import CallResult, LoopPlan
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
 from resumable_tf.training.preemption import StopSignal
-from resumable_tf.training.strategy import make_strategy
+from resumable_tf.training.run import _Session
+from resumable_tf.training.strategy import Topology, make_strategy
 
 
 def test_schedule_is_the_papers_formula() -> None:
@@ -164,14 +169,63 @@ def test_metrics_on_an_object_store_are_written_whole() -> None:
     assert [json.loads(line)["step"] for line in last._kept] == [1, 2]
 
 
+def test_the_supervisor_hears_of_an_evaluation_before_it_begins(
+    tmp_path: Path,
+) -> None:
+    told: list[object] = []
+
+    def evaluate() -> tuple[float, float]:
+        told.append("evaluates")
+        return 0.5, 3.0
+
+    log = MetricsLog(str(tmp_path / "eval.jsonl"))
+    log.open(step=0)
+    hook = Evaluate(
+        log, every_steps=2, stop_step=3, evaluate=evaluate, pause=told.append
+    )
+    state = TrainState()
+    for state.step in (1, 2, 3):
+        hook(state, CallResult(state.step - 1, [0.1], [1.0]))
+    assert told == [2, "evaluates", 3, "evaluates"]
+
+
 def test_stop_signal_is_remembered_and_former_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:
         assert stop.requested is None
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested is signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("flags", "node"),
+    [
+        (
+            {"tpu": "node-1", "tpu_zone": "z", "gcp_project": "p"},
+            ("node-1", {"zone": "z", "project": "p"}),
+        ),
+        ({}, ("node-2", {"zone": None, "project": None})),
+        ({"tpu": "local"}, None),
+        ({"tpu": "grpc://10.0.0.2:8470"}, None),
+    ],
+)
+def test_a_training_asks_for_the_node_that_its_flags_name(
+    flags: dict[str, str], node: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def make(name: str, **where: object) -> None:
+        asked.append((name, where))
+
+    monkeypatch.setenv("TPU_NAME", "node-2")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setattr(tpu_node, "TpuNode", make)
+    config = TrainConfig("run", strategy="tpu", **flags)
+    session = SimpleNamespace(config=config, topology=Topology("tpu", 8, 0, 1))
+    guard = _Session._guard(session)
+    assert asked == ([] if node is None else [node])
+    assert len(guard._sources) == len(asked)
 
 
 @pytest.mark.parametrize(

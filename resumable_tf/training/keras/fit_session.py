@@ -183,6 +183,13 @@ class FitSession:
         if self._can_save_inside(done) and is_finite(logs):
             self._save(self._epoch, done)
 
+    def pause(self) -> None:
+        """Tells the supervisor that other work than steps begins, such as validation.
+
+        The end of the next batch ends the pause.
+        """
+        self._heartbeat.pause(self._state.step)
+
     def end_epoch(self, epoch: int, logs: Any) -> None:
         """Saves the beginning of the next epoch, if it is due or training ends.
 
@@ -343,7 +350,7 @@ class FitSession:
             save = self._checkpointer.save if is_last else self._checkpointer.save_due
             save(self._state, metrics=metrics)
             return
-        self._checkpointer.save(self._state, metrics=metrics).result()
+        self._stop.save(self._state, self._checkpointer, metrics=metrics)
         name = self._stop.requested.name
         self.end()
         raise Preempted(

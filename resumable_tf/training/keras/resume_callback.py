@@ -72,7 +72,11 @@ class _First(Hooks):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._session.begin_epoch(epoch)
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._session.pause()
+
     def on_test_begin(self, logs: Any = None) -> None:
+        self._session.pause()
         self._session.validation.begin_test()
 
     def on_train_end(self, logs: Any = None) -> None:
