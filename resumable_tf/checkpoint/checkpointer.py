@@ -200,8 +200,7 @@ class Checkpointer:
     def next_save_step(self, step: int) -> int | None:
         """Returns the next step that is known to be due, None if none is.
 
-        `every_steps`, `AtSteps` and, where the data knows its epochs, `EpochEnds` know
-        steps. A loop that runs several steps at once must not run past one.
+        A loop that runs several steps at once must not run past it.
         """
         return self._due.next_save_step(step)
 
@@ -286,6 +285,10 @@ class Checkpointer:
         """
         self._due.take()
         return self._save(state, metrics=metrics, in_durable=in_durable)
+
+    def copy_fast(self, step: int) -> None:
+        """Begins to copy a fast checkpoint to the run directory."""
+        self._tiers.start_copy(step)
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, without waiting for one in flight.

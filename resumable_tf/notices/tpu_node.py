@@ -280,7 +280,7 @@ def _import_client() -> _Modules:
     except ImportError as error:
         raise UsageError(
             f"the state of a TPU node can't be asked for: {error}.\n"
-            "Install cloud-tpu-client: pip install 'resumable-tf[tpu]'"
+            "Install cloud-tpu-client: pip install cloud-tpu-client==0.10"
         ) from error
     flags = importlib.import_module("absl.flags").FLAGS
     if not flags.is_parsed():

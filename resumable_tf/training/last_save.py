@@ -128,7 +128,7 @@ def _copy(step: int, checkpointer: Checkpointer, left: float) -> None:
     _hear(checkpointer.wait, step)
     try:
         if checkpointer.durable_step != step:
-            checkpointer._tiers.start_copy(step)
+            checkpointer.copy_fast(step)
             checkpointer.wait()
     except SaveError as error:
         _log.error("step %d stays in the fast tier only: %s", step, error)

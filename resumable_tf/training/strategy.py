@@ -134,6 +134,9 @@ def topology_of(strategy: Any, name: str) -> Topology:
     worker_index, num_workers = 0, 1
     if name == "multi_worker":
         config = json.loads(os.environ["TF_CONFIG"])
-        worker_index = int(config["task"]["index"])
-        num_workers = len(config["cluster"]["worker"])
+        cluster, task = config["cluster"], config["task"]
+        num_chiefs = len(cluster.get("chief", ()))  # Else worker 0 is the chief.
+        is_worker = task["type"] == "worker"
+        worker_index = int(task["index"]) + (num_chiefs if is_worker else 0)
+        num_workers = len(cluster.get("worker", ())) + num_chiefs
     return Topology(name, strategy.num_replicas_in_sync, worker_index, num_workers)

@@ -29,7 +29,7 @@ from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
 from resumable_tf.training.preemption import StopSignal
 from resumable_tf.training.run import _Session
-from resumable_tf.training.strategy import Topology, make_strategy
+from resumable_tf.training.strategy import Topology, make_strategy, topology_of
 
 
 def test_schedule_is_the_papers_formula() -> None:
@@ -267,3 +267,18 @@ def test_multi_worker_without_tf_config_says_what_to_set(
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UsageError, match="needs TF_CONFIG"):
         make_strategy("multi_worker")
+
+
+@pytest.mark.parametrize(
+    ("kind", "index", "worker_index"), [("chief", 0, 0), ("worker", 0, 1)]
+)
+def test_one_process_of_a_cluster_with_a_chief_is_the_chief(
+    monkeypatch: pytest.MonkeyPatch, kind: str, index: int, worker_index: int
+) -> None:
+    cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    config = {"cluster": cluster, "task": {"type": kind, "index": index}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    topology = topology_of(strategy, "multi_worker")
+    assert (topology.worker_index, topology.num_workers) == (worker_index, 3)
+    assert topology.is_chief == (kind == "chief")
