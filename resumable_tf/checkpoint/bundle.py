@@ -1,11 +1,14 @@
 """TensorFlow's own files: written, committed and read back.
 
-    manifest = write_bundle(snapshot, storage, draft)      # any thread
+    bundles = BundleWriter()
+    manifest = bundles.write(snapshot, storage, draft)     # any thread
     with open_bundle(storage, manifest) as path:           # verified, on a local disk
         state.apply(path, ...)
 
-The bundle is written by `tf.train.CheckpointManager`. The commit happens in the
-middle of its `save`: after the data, before TensorFlow's own list of checkpoints.
+The first bundle is written by `tf.train.CheckpointManager`, and so is each of a new
+structure. The commit happens in the middle of its `save`: after the data, before
+TensorFlow's own list of checkpoints. What TensorFlow says of the objects is then known,
+and the bundles after it are written here: byte for byte what TensorFlow would write.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.checkpoint.bundle_index import read_spans
 from resumable_tf.checkpoint.data_files import SHARD_BYTES, ShardBySize, describe
+from resumable_tf.checkpoint.direct_bundle import can_write, write_direct
 from resumable_tf.checkpoint.integrity import read_file, verify
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
@@ -29,68 +35,106 @@ from resumable_tf.checkpoint.layout import (
 from resumable_tf.checkpoint.manifest import FileRecord, Manifest, TensorSpec
 from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import checkpoint_options, host_device
-from resumable_tf.state.snapshot import Snapshot
+from resumable_tf.state.snapshot import Snapshot, Structure
 from resumable_tf.storage import Storage
 from resumable_tf.storage.transfer import Upload, in_parallel, upload_files
 
-_BOOKKEEPING = {
-    "_CHECKPOINTABLE_OBJECT_GRAPH",
-    "save_counter/.ATTRIBUTES/VARIABLE_VALUE",
-}
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_SAVE_COUNTER = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
+_BOOKKEEPING = {_OBJECT_GRAPH, _SAVE_COUNTER}
 
 
-def write_bundle(
-    snapshot: Snapshot,
-    storage: Storage,
-    draft: Manifest,
-    *,
-    before_commit: Callable[[], None] = lambda: None,
-) -> Manifest:
-    """Writes and commits a checkpoint.
+class BundleWriter:
+    """Writes and commits checkpoints, one at a time."""
 
-    Args:
-        snapshot: The values; released as soon as TensorFlow has written them.
-        storage: The run directory. If it is no local one, the bundle is written to a
-            temporary directory and uploaded.
-        draft: The manifest, but for files, inventory, optimizers and topology.
-        before_commit: Called right before the manifest is written; what it raises
-            keeps it from being written.
+    def __init__(self) -> None:
+        """Knows no structure yet."""
+        self._structure: Structure | None = None
+        self._object_graph: Any = None
+        self._order: list[str] = []
 
-    Returns:
-        The manifest as committed.
+    def write(
+        self,
+        snapshot: Snapshot,
+        storage: Storage,
+        draft: Manifest,
+        *,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> Manifest:
+        """Writes and commits a checkpoint.
 
-    Raises:
-        SaveError: If the bundle does not hold what the snapshot does.
-    """
-    committed: list[Manifest] = []
-    storage.make_dirs(CHECKPOINTS)
-    with contextlib.ExitStack() as stack:
-        directory = storage.local_path(CHECKPOINTS)
-        uploads = directory is None
-        if directory is None:
-            directory = stack.enter_context(_scratch())
-        prefix = os.path.join(directory, bundle_name(draft.step))
+        Args:
+            snapshot: The values; let go of as soon as they are written.
+            storage: The run directory. If it is no local one, the bundle is written to
+                a temporary directory and uploaded.
+            draft: The manifest, but for files, inventory, optimizers and topology.
+            before_commit: Called right before the manifest is written; what it raises
+                keeps it from being written.
 
-        def commit(_: str) -> None:
-            # What is written is not held any longer: a variable that is updated
-            # from here on need not be copied first.
-            snapshot.release()
-            inventory = _read_inventory(prefix)
-            _compare(inventory, snapshot)
-            files = _store(prefix, storage, uploads=uploads)
-            manifest = dataclasses.replace(
-                draft,
-                files=files,
-                inventory=inventory,
-                optimizers=snapshot.optimizers,
-                topology={"num_replicas": snapshot.num_replicas},
-            )
-            before_commit()
-            storage.create(manifest_name(draft.step), manifest.to_bytes())
-            committed.append(manifest)
+        Returns:
+            The manifest as committed.
 
-        _save(snapshot, directory, step=draft.step, commit=commit)
-    return committed[0]
+        Raises:
+            SaveError: If the bundle does not hold what the snapshot does.
+        """
+        committed: list[Manifest] = []
+        storage.make_dirs(CHECKPOINTS)
+        with contextlib.ExitStack() as stack:
+            directory = storage.local_path(CHECKPOINTS)
+            uploads = directory is None
+            if directory is None:
+                directory = stack.enter_context(_scratch())
+            prefix = os.path.join(directory, bundle_name(draft.step))
+
+            def commit(_: str) -> None:
+                # What is written is not held any longer: a variable that is updated
+                # from here on need not be copied first.
+                snapshot.release()
+                inventory = _read_inventory(prefix)
+                _compare(inventory, snapshot)
+                files = _store(prefix, storage, uploads=uploads)
+                manifest = dataclasses.replace(
+                    draft,
+                    files=files,
+                    inventory=inventory,
+                    optimizers=snapshot.optimizers,
+                    topology={"num_replicas": snapshot.num_replicas},
+                )
+                before_commit()
+                storage.create(manifest_name(draft.step), manifest.to_bytes())
+                committed.append(manifest)
+
+            self._write(snapshot, directory, step=draft.step, commit=commit)
+        return committed[0]
+
+    def _write(
+        self,
+        snapshot: Snapshot,
+        directory: str,
+        *,
+        step: int,
+        commit: Callable[[str], None],
+    ) -> None:
+        structure = snapshot.structure()
+        prefix = os.path.join(directory, bundle_name(step))
+        if structure != self._structure:
+            _save(snapshot, directory, step=step, commit=commit)
+            if can_write({entry.dtype for entry in snapshot.entries.values()}):
+                self._learn(prefix, structure)
+            return
+        values = snapshot.take_values()
+        values[_OBJECT_GRAPH] = self._object_graph
+        values[_SAVE_COUNTER] = tf.constant(step, tf.int64)
+        ordered = {key: values.pop(key) for key in self._order}
+        write_direct(prefix, ordered, max_bytes=SHARD_BYTES)
+        commit(prefix)
+
+    def _learn(self, prefix: str, structure: Structure) -> None:
+        """Remembers what TensorFlow wrote that does not depend on values."""
+        graph = tf.train.load_checkpoint(prefix).get_tensor(_OBJECT_GRAPH)
+        self._object_graph = tf.constant(graph)
+        self._order = [span.key for span in read_spans(f"{prefix}.index")]
+        self._structure = structure
 
 
 @contextlib.contextmanager

@@ -1,27 +1,30 @@
-"""What TensorFlow's index file knows of the data files beside it.
+"""What TensorFlow's index file says of the data files beside it.
 
     for span in read_spans("ckpt-7.index"):
         span.shard, span.offset, span.size, span.crc32c
 
-The index is a sorted table (LevelDB's format: blocks of entries whose keys share
-prefixes, a block of blocks, a footer) from a tensor's name to where its bytes are. The
-checksum of a tensor was taken while it was written, so a data file need not be read
-again to have its own.
+    data = format_index({"w/.ATTRIBUTES/VARIABLE_VALUE": tensor}, num_shards=1)
+
+The index is a sorted table from a tensor's name to where its bytes are. The checksum of
+a tensor was taken while it was written, so a data file need not be read again to have
+its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import tensorflow as tf
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from resumable_tf.checkpoint.crc32c import unmask
+from resumable_tf.checkpoint.crc32c import mask, unmask
+from resumable_tf.checkpoint.sorted_table import build_table, read_table
 
-_MAGIC = 0xDB4775248B80FB57
-_FOOTER_BYTES = 48
+_HEADER_KEY = b""
+_PRODUCER = 1
+"""TensorFlow's number for the format of its bundles."""
+
 # Their checksums are not those of their bytes in the file.
 _OTHERWISE_HASHED = {tf.string.as_datatype_enum, tf.variant.as_datatype_enum}
 
@@ -35,12 +38,35 @@ class Span:
         offset: First byte in it.
         size: Number of bytes.
         crc32c: Of these bytes, None if the index does not know it.
+        key: The tensor's, in the checkpoint.
     """
 
     shard: int
     offset: int
     size: int
-    crc32c: int | None
+    crc32c: int | None = dataclasses.field(compare=False)
+    key: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a data file.
+
+    Attributes:
+        dtype: TensorFlow's number of the dtype.
+        shape: Its shape.
+        shard: Number of the data file.
+        offset: First byte in it.
+        size: Number of bytes.
+        crc32c: TensorFlow's checksum, not masked; for strings not that of the bytes.
+    """
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc32c: int
 
 
 def read_spans(path: str) -> list[Span]:
@@ -54,66 +80,47 @@ def read_spans(path: str) -> list[Span]:
     """
     with open(path, "rb") as file:
         table = file.read()
-    if len(table) < _FOOTER_BYTES or _number(table[-8:]) != _MAGIC:
-        raise ValueError(f"{path} is no index of a TensorFlow checkpoint")
     spans = []
-    for key, value in _entries(table):
-        if not key:
-            continue  # The header.
-        entry = tensor_bundle_pb2.BundleEntryProto.FromString(value)
-        is_known = entry.dtype not in _OTHERWISE_HASHED
-        if entry.size:
+    try:
+        for key, value in read_table(table):
+            if key == _HEADER_KEY:
+                continue
+            entry = tensor_bundle_pb2.BundleEntryProto.FromString(value)
+            is_known = entry.dtype not in _OTHERWISE_HASHED
             checksum = unmask(entry.crc32c) if is_known else None
-            spans.append(Span(entry.shard_id, entry.offset, entry.size, checksum))
-    return sorted(spans, key=lambda span: (span.shard, span.offset))
+            where = (entry.shard_id, entry.offset, entry.size)
+            spans.append(Span(*where, checksum, key.decode()))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no index of a TensorFlow checkpoint: {error}"
+        ) from error
+    return sorted(spans)
 
 
-def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
-    footer = table[-_FOOTER_BYTES:]
-    _, at = _handle(footer, 0)
-    index, _ = _handle(footer, at)
-    for _, value in _block(table, index):
-        handle, _ = _handle(value, 0)
-        yield from _block(table, handle)
+def format_index(tensors: Mapping[str, StoredTensor], *, num_shards: int) -> bytes:
+    """Returns the contents of an index file.
 
-
-def _block(table: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys and values of a block.
-
-    Raises:
-        ValueError: If it is compressed, which TensorFlow's bundles never are.
+    Args:
+        tensors: Where each is, by its key in the checkpoint.
+        num_shards: Number of data files.
     """
-    offset, size = handle
-    if table[offset + size] != 0:
-        raise ValueError("a block of the index is compressed")
-    block = table[offset : offset + size]
-    num_restarts = struct.unpack("<I", block[-4:])[0]
-    end, at, key = size - 4 - 4 * num_restarts, 0, b""
-    while at < end:
-        num_shared, at = _varint(block, at)
-        num_own, at = _varint(block, at)
-        num_value, at = _varint(block, at)
-        key = key[:num_shared] + block[at : at + num_own]
-        at += num_own
-        yield key, block[at : at + num_value]
-        at += num_value
+    header = tensor_bundle_pb2.BundleHeaderProto(
+        num_shards=num_shards, endianness=tensor_bundle_pb2.BundleHeaderProto.LITTLE
+    )
+    header.version.producer = _PRODUCER
+    entries = [(key.encode(), _entry(tensors[key])) for key in tensors]
+    return build_table([(_HEADER_KEY, header.SerializeToString()), *sorted(entries)])
 
 
-def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    offset, at = _varint(data, at)
-    size, at = _varint(data, at)
-    return (offset, size), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _number(data: bytes) -> int:
-    return int.from_bytes(data, "little")
+def _entry(tensor: StoredTensor) -> bytes:
+    entry = tensor_bundle_pb2.BundleEntryProto(
+        dtype=tensor.dtype,
+        shard_id=tensor.shard,
+        offset=tensor.offset,
+        size=tensor.size,
+        crc32c=mask(tensor.crc32c),
+    )
+    entry.shape.SetInParent()
+    for size in tensor.shape:
+        entry.shape.dim.add(size=size)
+    return bytes(entry.SerializeToString())

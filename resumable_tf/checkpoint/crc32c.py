@@ -28,12 +28,17 @@ def combine(first: int, second: int, second_size: int) -> int:
     return _multiply(_shift(second_size), first) ^ second
 
 
-def unmask(masked: int) -> int:
-    """Returns the crc32c that TensorFlow has written masked.
+def mask(checksum: int) -> int:
+    """Returns a crc32c as TensorFlow writes it, rotated and with a constant added.
 
-    It rotates checksums and adds a constant, so that data that holds its own checksum
-    does not look damaged.
+    So data that holds its own checksum does not look damaged.
     """
+    rotated = (checksum >> 15) | (checksum << 17)
+    return (rotated + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def unmask(masked: int) -> int:
+    """Returns the crc32c that `mask` was given."""
     rotated = (masked - _MASK_DELTA) & 0xFFFFFFFF
     return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import google_crc32c
@@ -26,6 +26,24 @@ SHARD_BYTES = 2**30
 """A data file is no longer, unless a single tensor is."""
 
 _DATA = re.compile(r"\.data-(\d+)-of-\d+$")
+
+
+def shard_numbers(tensors: Iterable[Any], max_bytes: int) -> list[int]:
+    """Returns the number of the data file of each tensor.
+
+    Args:
+        tensors: In the order in which they are written.
+        max_bytes: Of a data file.
+    """
+    numbers: list[int] = []
+    number = size = 0
+    for tensor in tensors:
+        length = tensor.dtype.size * (tensor.shape.num_elements() or 0)
+        if numbers and size + length > max_bytes:
+            number, size = number + 1, 0
+        size += length
+        numbers.append(number)
+    return numbers
 
 
 class ShardBySize(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
@@ -50,15 +68,11 @@ class ShardBySize(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
 
     def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, Any]]:
         """Returns the tensors of each data file, in their given order."""
-        shards: list[dict[str, Any]] = [{}]
-        size = 0
-        for item in shardable_tensors:
-            length = item.tensor.dtype.size * (item.tensor.shape.num_elements() or 0)
-            if shards[-1] and size + length > self._max_bytes:
-                shards.append({})
-                size = 0
-            size += length
-            slices = shards[-1].setdefault(item.checkpoint_key, {})
+        tensors = [item.tensor for item in shardable_tensors]
+        numbers = shard_numbers(tensors, self._max_bytes)
+        shards: list[dict[str, Any]] = [{} for _ in range(max(numbers, default=0) + 1)]
+        for number, item in zip(numbers, shardable_tensors, strict=True):
+            slices = shards[number].setdefault(item.checkpoint_key, {})
             slices[item.slice_spec] = item.tensor
         return shards
 

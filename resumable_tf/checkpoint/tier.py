@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from resumable_tf.checkpoint.bundle import write_bundle
+from resumable_tf.checkpoint.bundle import BundleWriter
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.layout import CHECKPOINTS, SUPERSEDED, manifest_name
 from resumable_tf.checkpoint.lease import Lease
@@ -54,6 +54,7 @@ class Tier:
         self.storage = storage
         self.catalog = Catalog(storage)
         self.lease = Lease(storage)
+        self._bundles = BundleWriter()
         self._keep = keep
         # Set by the writer's thread; a plain assignment.
         self.last_write_secs: float | None = None
@@ -101,7 +102,7 @@ class Tier:
         self._make_room(draft.step)
         try:
             with as_os_errors():
-                manifest = write_bundle(
+                manifest = self._bundles.write(
                     snapshot, self.storage, draft, before_commit=self.lease.verify
                 )
         except OSError as error:

@@ -73,9 +73,7 @@ class ObjectGraph:
     def values(self) -> list[Value]:
         """Every saved value, in the order of the walk."""
         return [
-            Value(
-                f"{node.path}/{ATTRIBUTES}/{leaf.prefix}{escape(leaf.name)}", node, leaf
-            )
+            Value(key_of(node, leaf), node, leaf)
             for node in self.nodes
             for leaf in node.leaves
         ]
@@ -83,6 +81,11 @@ class ObjectGraph:
     def identities(self) -> set[int]:
         """Returns `id(obj)` of every object in this graph."""
         return {id(node.obj) for node in self.nodes}
+
+
+def key_of(node: Node, leaf: Leaf) -> str:
+    """Returns the key in a checkpoint of one value of an object."""
+    return f"{node.path}/{ATTRIBUTES}/{leaf.prefix}{escape(leaf.name)}"
 
 
 def escape(name: str) -> str:

@@ -25,7 +25,9 @@ from resumable_tf.state.leaf import (
     replica_components,
     wait_for_hosts,
 )
-from resumable_tf.state.object_graph import Node, ObjectGraph
+from resumable_tf.state.object_graph import Node, ObjectGraph, key_of
+
+Structure = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +138,36 @@ class Snapshot:
                 mirror.add_slot(name, mirrors[id(original)], mirrors[id(slot)])
         top = self._graph.root.children
         return tf.train.Checkpoint(**{name: mirrors[id(node)] for name, node in top})
+
+    def structure(self) -> Structure:
+        """Returns all that TensorFlow's description of the objects depends on.
+
+        Two snapshots of one structure differ in values, and shapes, only.
+        """
+        nodes = self._graph.nodes
+        numbers = {id(node): number for number, node in enumerate(nodes)}
+        return tuple(
+            (
+                node.path,
+                tuple((name, numbers[id(child)]) for name, child in node.children),
+                tuple((leaf.prefix, leaf.name) for leaf in node.leaves),
+                tuple(
+                    (name, numbers[id(original)], numbers[id(slot)])
+                    for name, original, slot in node.slots
+                ),
+            )
+            for node in nodes
+        )
+
+    def take_values(self) -> dict[str, Any]:
+        """Returns the captured tensors by key, and holds them no longer."""
+        captured = zip(self._graph.nodes, self._captured, strict=True)
+        values = {
+            key_of(node, leaf): tensors.pop(leaf.name)
+            for node, tensors in captured
+            for leaf in node.leaves
+        }
+        return values
 
     def release(self) -> None:
         """Lets go of all captured values, in its checkpoints too."""

@@ -109,7 +109,7 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
 def test_a_state_in_several_files_is_saved_and_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resumable_tf.checkpoint.bundle.SHARD_BYTES", 100)
+    monkeypatch.setattr("resumable_tf.checkpoint.bundle.SHARD_BYTES", 20)
     state = small_state()
     with rtf.Checkpointer(str(tmp_path), keep_last=1) as checkpointer:
         for _ in range(2):

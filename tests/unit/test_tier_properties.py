@@ -109,7 +109,7 @@ class Snapshot:
 
 
 def write_manifest(
-    _: Any, storage: Storage, draft: Manifest, *, before_commit: Any
+    _writer: Any, _: Any, storage: Storage, draft: Manifest, *, before_commit: Any
 ) -> Manifest:
     before_commit()
     storage.create(manifest_name(draft.step), draft.to_bytes())
@@ -232,7 +232,7 @@ class World:
 @pytest.fixture(scope="module", autouse=True)
 def without_tensorflow() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tier, "write_bundle", write_manifest)
+        patch.setattr(tier.BundleWriter, "write", write_manifest)
         yield
 
 

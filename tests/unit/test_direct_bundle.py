@@ -1,0 +1,287 @@
+"""Bundles written without TensorFlow are those that TensorFlow would have written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.small_state import advance, assert_at_step, small_state
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import resumable_tf as rtf
+from resumable_tf.checkpoint import bundle
+from resumable_tf.checkpoint.crc32c import mask, unmask
+from resumable_tf.checkpoint.direct_bundle import can_write, write_direct
+from resumable_tf.checkpoint.sorted_table import build_table, read_table
+from resumable_tf.state import TrainState
+from resumable_tf.storage import direct_file
+from resumable_tf.storage.direct_file import DirectFile
+from resumable_tf.storage.protocol import CHUNK_BYTES
+
+NUMBERS = sorted(
+    {*("float16", "bfloat16", "float32", "float64", "complex64", "complex128")}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+    | {"bool"}
+)
+SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
+
+
+def tensor_of(dtype: str, shape: tuple[int, ...], seed: int) -> Any:
+    count = int(np.prod(shape, dtype=np.int64))
+    values = np.random.default_rng(seed).integers(0, 2**7, count).reshape(shape)
+    return tf.cast(tf.constant(values), dtype)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Any:
+    shape = draw(SHAPES)
+    if draw(st.booleans()):
+        return tensor_of(draw(st.sampled_from(NUMBERS)), shape, draw(st.integers(0, 9)))
+    count = int(np.prod(shape, dtype=np.int64))
+    strings = draw(
+        st.lists(st.binary(max_size=300), min_size=count, max_size=count)
+    )  # Longer than 127 bytes take two for their length.
+    return tf.reshape(tf.constant(strings, tf.string), shape)
+
+
+def files(prefix: str) -> dict[str, bytes]:
+    """Returns all files of a bundle, by what their names end with."""
+    directory, name = os.path.split(prefix)
+    return {
+        found.name.removeprefix(name): found.read_bytes()
+        for found in Path(directory).glob(f"{name}.*")
+        if not found.name.endswith(".manifest.json")
+    }
+
+
+def write_by_tensorflow(prefix: str, values: dict[str, Any]) -> None:
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=list(values.values()),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(tensors(), min_size=1, max_size=40))
+def test_a_bundle_is_byte_for_byte_tensorflows(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any]
+) -> None:
+    directory = tmp_path_factory.mktemp("bundle")
+    named = {f"a/{number}": value for number, value in enumerate(values)}
+    named = dict(sorted(named.items()))  # SaveV2's order.
+    ours, theirs = str(directory / "ours"), str(directory / "theirs")
+    write_by_tensorflow(theirs, named)
+    write_direct(ours, dict(named), max_bytes=10**9)
+    assert files(ours) == files(theirs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(tensors(), min_size=1, max_size=20),
+    max_bytes=st.sampled_from([1, 60]),
+)
+def test_tensorflow_reads_several_data_files(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any], max_bytes: int
+) -> None:
+    prefix = str(tmp_path_factory.mktemp("bundle") / "ckpt-1")
+    named = {f"a/{number}": value for number, value in enumerate(values)}
+    write_direct(prefix, dict(named), max_bytes=max_bytes)
+    reader = tf.train.load_checkpoint(prefix)
+    for key, value in named.items():
+        found = reader.get_tensor(key)
+        np.testing.assert_array_equal(np.asarray(found), value.numpy())
+        assert np.shape(found) == tuple(value.shape)
+
+
+def test_an_index_of_many_blocks_is_byte_for_byte_tensorflows(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    keys = [
+        f"{random.bytes(random.integers(1, 4)).hex()}/{'layer' * random.integers(9)}{n}"
+        for n in range(16_000)
+    ]
+    named = {key: tf.constant(0.5) for key in sorted(keys)}
+    write_by_tensorflow(str(tmp_path / "theirs"), named)
+    write_direct(str(tmp_path / "ours"), named, max_bytes=10**9)
+    ours = files(str(tmp_path / "ours"))
+    assert ours == files(str(tmp_path / "theirs"))
+    assert len(ours[".index"]) > 2 * 2**18  # Three blocks.
+
+
+@given(st.dictionaries(st.binary(max_size=40), st.binary(max_size=300), min_size=1))
+def test_a_table_is_read_as_it_was_built(contents: dict[bytes, bytes]) -> None:
+    entries = sorted(contents.items())
+    assert list(read_table(build_table(entries))) == entries
+
+
+def test_a_table_out_of_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="in order"):
+        build_table([(b"b", b""), (b"a", b"")])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_masking_is_undone(checksum: int) -> None:
+    assert unmask(mask(checksum)) == checksum
+
+
+@pytest.mark.parametrize("max_bytes", [10**9, 20])
+def test_the_first_bundle_is_tensorflows_and_the_others_equal_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int
+) -> None:
+    written: list[str] = []
+    direct = bundle.write_direct
+
+    def noted(prefix: str, values: dict[str, Any], *, max_bytes: int) -> None:
+        written.append(os.path.basename(prefix))
+        direct(prefix, values, max_bytes=max_bytes)
+
+    monkeypatch.setattr(bundle, "write_direct", noted)
+    monkeypatch.setattr(bundle, "SHARD_BYTES", max_bytes)
+    state = small_state()
+    with rtf.Checkpointer(str(tmp_path), keep_last=None) as checkpointer:
+        for _ in range(3):
+            advance(state)
+            checkpointer.save(state).result()
+    assert written == ["ckpt-2", "ckpt-3"]
+    # The same state by TensorFlow: a new process begins with it.
+    other = tmp_path / "other"
+    with rtf.Checkpointer(str(other)) as checkpointer:
+        checkpointer.save(state).result()
+    assert written == ["ckpt-2", "ckpt-3"]
+    theirs = files(str(other / "checkpoints/ckpt-3"))
+    assert files(str(tmp_path / "checkpoints/ckpt-3")) == theirs
+    assert len(theirs) == (2 if max_bytes == 10**9 else 6)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-3")
+    plain = small_state()
+    tf.train.Checkpoint(**plain.trackables).restore(
+        str(tmp_path / "checkpoints/ckpt-3")
+    ).assert_existing_objects_matched()
+    plain.step, plain.extra = state.step, state.extra
+    assert_at_step(plain, 3)
+
+
+def test_a_new_structure_is_described_by_tensorflow_again(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.first = tf.Variable(1.0)
+    state = TrainState(module=module)
+    with rtf.Checkpointer(str(tmp_path)) as checkpointer:
+        for step in (1, 2):
+            state.step = step
+            checkpointer.save(state).result()
+        module.second = tf.Variable(5.0)
+        for step in (3, 4):
+            state.step = step
+            checkpointer.save(state).result()
+    fresh = tf.Module()
+    fresh.first, fresh.second = tf.Variable(0.0), tf.Variable(0.0)
+    for step in (3, 4):
+        fresh.second.assign(0.0)
+        status = tf.train.Checkpoint(module=fresh).read(
+            str(tmp_path / f"checkpoints/ckpt-{step}")
+        )
+        status.assert_existing_objects_matched()
+        assert fresh.second.numpy() == 5.0
+
+
+def test_what_python_has_no_numbers_for_is_left_to_tensorflow(tmp_path: Path) -> None:
+    assert can_write(["float32", "string", "bfloat16"])
+    assert not can_write(["float32", "float8_e4m3fn"])
+    module = tf.Module()
+    quarter = tf.dtypes.experimental.float8_e4m3fn
+    module.weights = tf.Variable(tf.cast([0.5, 2.0], quarter))
+    state = TrainState(module=module)
+    with rtf.Checkpointer(str(tmp_path)) as checkpointer:
+        for step in (1, 2):
+            state.step = step
+            checkpointer.save(state).result()
+        module.weights.assign(tf.cast([0.0, 0.0], quarter))
+        checkpointer.restore(state)
+    assert tf.cast(module.weights, tf.float32).numpy().tolist() == [0.5, 2.0]
+
+
+SIZES = [0, 1, 4095, 4096, 4097, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5000]
+
+
+def bytes_of(size: int) -> bytes:
+    return np.random.default_rng(size).bytes(size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_file_holds_what_was_appended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, is_direct: bool
+) -> None:
+    if not is_direct:
+        monkeypatch.setattr(direct_file, "_O_DIRECT", 0)
+    pieces = [bytes_of(size), b"x", bytes_of(size)]
+    with DirectFile(str(tmp_path / "file")) as file:
+        for piece in pieces:
+            # NumPy refuses an empty buffer; so do callers.
+            if piece:
+                assert file.append(piece) == google_crc32c.value(piece)
+        assert file.size == 2 * size + 1
+    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+
+
+def test_a_file_system_without_direct_writing_gets_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some refuse it at open (tmpfs), some at the first write."""
+    data = bytes_of(CHUNK_BYTES + 77)
+    real_open, real_write = os.open, os.pwrite
+
+    def refuse_open(path: str, flags: int, mode: int = 0o777, **rest: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no direct I/O", path)
+        return real_open(path, flags, mode, **rest)
+
+    def refuse_write(descriptor: int, data: Any, offset: int) -> int:
+        import fcntl
+
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no direct I/O")
+        return real_write(descriptor, data, offset)
+
+    for name, double in (("open", refuse_open), ("pwrite", refuse_write)):
+        with monkeypatch.context() as patch:
+            patch.setattr(direct_file.os, name, double)
+            with DirectFile(str(tmp_path / name)) as file:
+                file.append(data)
+        assert (tmp_path / name).read_bytes() == data
+
+
+def test_writes_that_are_cut_short_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(
+        direct_file.os, "pwrite", lambda d, data, at: real(d, data[:12288], at)
+    )
+    data = bytes_of(100_000)
+    with DirectFile(str(tmp_path / "file")) as file:
+        file.append(data)
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_an_error_of_the_disk_comes_through_and_the_file_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(direct_file.os, "pwrite", full)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "f")) as file:
+        file.append(bytes_of(CHUNK_BYTES))
+    with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "f")) as file:
+        file.append(b"less than a block")
+    assert len(os.listdir("/proc/self/fd")) == before
