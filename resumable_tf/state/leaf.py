@@ -84,13 +84,13 @@ def is_keras_variable(obj: Any) -> bool:
     return (
         not isinstance(obj, tf.Variable)
         and hasattr(obj, "_serialize_to_tensors")
-        and isinstance(getattr(obj, "value", None), tf.Variable)
+        and isinstance(_keras_value(obj), tf.Variable)
     )
 
 
 def tensorflow_variable(variable: Any) -> Any:
     """Returns the TensorFlow variable inside a Keras 3 one, or `variable` itself."""
-    return variable.value if is_keras_variable(variable) else variable
+    return _keras_value(variable) if is_keras_variable(variable) else variable
 
 
 def replica_components(variable: Any) -> Sequence[Any]:
@@ -173,6 +173,13 @@ def checkpoint_options() -> Any:
 def dtype_name(dtype: Any) -> str:
     """Returns TensorFlow's name of a dtype of TensorFlow, Keras or NumPy."""
     return str(tf.as_dtype(dtype).base_dtype.name)
+
+
+def _keras_value(obj: Any) -> Any:
+    # A property `value` would first look for Keras' scopes, several times a variable
+    # and save.
+    held = vars(obj).get("_value")
+    return held if isinstance(held, tf.Variable) else getattr(obj, "value", None)
 
 
 def _has_one_value(variable: Any) -> bool:

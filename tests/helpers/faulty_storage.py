@@ -2,7 +2,9 @@
 
     FaultyStorage(storage, fail_at=7, mode="kill")
 
-Every call of the wrapped storage that does something counts as one operation, from 0.
+Every call of the wrapped storage that does something counts as one operation, from 0;
+after `watch_data_files(storage)` so do the making of a bundle's data file, and each
+write to it, in this process.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from resumable_tf.checkpoint import direct_bundle
 from resumable_tf.storage import Storage
+from resumable_tf.storage.direct_file import DirectFile
 
 
 class FaultyStorage:
@@ -152,3 +156,22 @@ class FaultyStorage:
         if self._mode == "delay":
             self._sleep(self._delay_secs)
         return self._mode == "truncate"
+
+
+def watch_data_files(storage: FaultyStorage) -> None:
+    """Makes what is done to a bundle's data files operations of a storage."""
+
+    class Watched(DirectFile):
+        def __init__(self, path: str) -> None:
+            storage._operate("open", path)
+            super().__init__(path)
+
+        def _pwrite(self, data: memoryview) -> int:
+            storage._operate("pwrite", self._path)
+            return super()._pwrite(data)
+
+        def _end(self) -> None:
+            super()._end()
+            storage._operate("close", self._path)
+
+    direct_bundle.DirectFile = Watched  # type: ignore[misc]

@@ -31,11 +31,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 from helpers.fake_gcs import BUCKET
-from helpers.faulty_storage import FaultyStorage
+from helpers.faulty_storage import FaultyStorage, watch_data_files
 from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Checkpointer, SaveOptions, writer
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import open_storage
 
 KEEP_LAST = 2
 STARTS = {"save": 2, "new": 0, "damaged": 2, "replaced": 1}
@@ -47,9 +47,10 @@ STARTED = bytes([0])
 
 
 def run_victim(
-    storage: Storage, *, settings: argparse.Namespace, stop_step: int, report: int
+    storage: FaultyStorage, *, settings: argparse.Namespace, stop_step: int, report: int
 ) -> None:
     """Trains and saves after each step; reports each save that has returned."""
+    watch_data_files(storage)
     size, asynchronous = settings.size, settings.mode == "async"
     state = small_state(size=size)
     options = SaveOptions(asynchronous=asynchronous)

@@ -4,7 +4,7 @@
     python -m helpers.term_matrix DIRECTORY --scheme object --kill-after 3
 
 Each victim saves after each step, and gets SIGTERM in its snapshot, at one storage
-operation, or at a moment of TensorFlow's own writing. It must end with 75, and the next
+operation, or at some moment of the writing. It must end with 75, and the next
 process must find the step that it said. With `--kill-after N` it is killed N operations
 later, as when the grace is too short: then the last commit must be good. Prints one
 line of JSON: how many victims ended how.
@@ -21,13 +21,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from helpers.faulty_storage import FaultyStorage
+from helpers.faulty_storage import FaultyStorage, watch_data_files
 from helpers.kill_matrix import Directory, exit_code, fork
 from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Checkpointer, writer
 from resumable_tf.state import TrainState
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import open_storage
 from resumable_tf.training.preemption import Preempted, PreemptionGuard
 
 ENDLESS = 1000
@@ -43,8 +43,9 @@ class Moment:
     in_snapshot: bool = False
 
 
-def run_victim(storage: Storage, moment: Moment, size: int, report: int) -> None:
+def run_victim(storage: FaultyStorage, moment: Moment, size: int, report: int) -> None:
     """Trains and saves until SIGTERM; tells the step that it has saved."""
+    watch_data_files(storage)
     state = small_state(size=size)
     if moment.in_snapshot:
         capture = TrainState.capture

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from helpers.fake_gcs import BUCKET
-from helpers.faulty_storage import FaultyStorage
+from helpers.faulty_storage import FaultyStorage, watch_data_files
 from helpers.kill_matrix import exit_code, fork
 from helpers.small_state import advance, assert_at_step, small_state
 
@@ -155,6 +155,7 @@ def attack(places: Places, *, fail_at: int, stop_step: int) -> bool:
             Counted(open_storage(url), fail_at=fail_at, log=log)
             for url in (places.durable, places.fast)
         )
+        watch_data_files(fast)
         train(
             durable,
             fast,
