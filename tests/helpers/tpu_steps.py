@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.training.keras.training_step import _part_of
+
 WIDTH = 8
 
 
@@ -42,6 +44,16 @@ def make_step(batch_size: int = 16) -> Any:
 
     rows = batch_size // strategy.num_replicas_in_sync
     return step, (tf.TensorSpec([rows, WIDTH]), tf.TensorSpec([rows], tf.int32))
+
+
+def make_step_of_fit() -> Any:
+    """A replica takes its rows of the global batch, as inside `model.fit`."""
+
+    def replica_step(x: Any) -> Any:
+        mine = _part_of(x, tf.distribute.get_replica_context())
+        return tf.reshape(mine, [-1, WIDTH // 2, 2])
+
+    return _running(replica_step)
 
 
 def make_step_of_fixed_size() -> Any:

@@ -41,6 +41,12 @@ def test_a_keras_step_lowers_unmodified_and_nothing_is_found_in_it() -> None:
     assert lowered.program
 
 
+def test_the_rows_of_a_replica_in_fit_have_a_known_length() -> None:
+    lowered = lower("make_step_of_fit")
+    assert lowered.error is None and lowered.findings == ()
+    assert lowered.program and b"set_dimension_size" not in lowered.program
+
+
 def test_python_and_printing_are_found_with_their_lines_also_in_a_branch() -> None:
     lowered = lower("make_step_with_python")
     assert lowered.program is None

@@ -104,21 +104,31 @@ def _part_of(data: Any, context: Any) -> Any:
     index, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
 
     def cut(tensor: Any) -> Any:
-        size = tf.shape(tensor)[0]
-        per_replica = -(-size // count)
-        first = tf.minimum(index * per_replica, size)
-        last = tf.minimum(first + per_replica, size)
-        check = tf.debugging.assert_less(
-            (count - 1) * per_replica,
-            size,
-            message="a batch leaves a replica without rows; use drop_remainder=True, "
-            "or a batch size that the number of rows is a multiple of",
-        )
-        with tf.control_dependencies([check] if check is not None else []):
-            part = tensor[first:last]
-        rows = tensor.shape[0]
-        static = rows // count if rows is not None and rows % count == 0 else None
-        part.set_shape([static, *tensor.shape[1:]])
-        return part
+        num_rows = tensor.shape[0]
+        if num_rows is None or num_rows % count:
+            return _unequal_part(tensor, index, count)
+        # Not `tensor[first:last]`: where the index is a tensor, as on a TPU, that is of
+        # unknown length.
+        per_replica, rest = num_rows // count, tensor.shape[1:]
+        begin = [index * per_replica, *[0] * len(rest)]
+        sizes = [-1 if size is None else size for size in rest]
+        return tf.slice(tensor, begin, [per_replica, *sizes])
 
     return tf.nest.map_structure(cut, data)
+
+
+def _unequal_part(tensor: Any, index: Any, count: int) -> Any:
+    size = tf.shape(tensor)[0]
+    per_replica = -(-size // count)
+    first = tf.minimum(index * per_replica, size)
+    last = tf.minimum(first + per_replica, size)
+    check = tf.debugging.assert_less(
+        (count - 1) * per_replica,
+        size,
+        message="a batch leaves a replica without rows; use drop_remainder=True, "
+        "or a batch size that the number of rows is a multiple of",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        part = tensor[first:last]
+    part.set_shape([None, *tensor.shape[1:]])
+    return part
