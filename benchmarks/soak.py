@@ -45,7 +45,7 @@ from rich.table import Table
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from helpers.faulty_storage import FaultyStorage
+from helpers.faulty_storage import FaultyStorage, watch_data_files
 from helpers.kill_matrix import NEVER, exit_code, fork
 from helpers.small_state import advance, assert_at_step, small_state
 
@@ -54,7 +54,7 @@ from resumable_tf.checkpoint.integrity import verify_run
 from resumable_tf.storage import open_storage
 
 KEEP_LAST = 2
-STEPS_PER_CYCLE, OPERATIONS_PER_CYCLE, MAX_SECS = 6, 120, 1.5
+STEPS_PER_CYCLE, OPERATIONS_PER_CYCLE, MAX_SECS = 6, 140, 1.5
 MAX_RSS_GROWTH_BYTES = 32 * 2**20
 """Of a process of 500 MB; 2,000 leaked snapshots would be more."""
 MAX_THREAD_GROWTH, MAX_FILE_GROWTH = 0, 0
@@ -88,6 +88,7 @@ def train(url: str, plan: Plan, *, at_least: int, report: int) -> None:
     """Restores, compares and trains; reports each committed step. The victim's side."""
     state = small_state(size=200)
     storage = FaultyStorage(open_storage(url), fail_at=plan.fail_at, mode="kill")
+    watch_data_files(storage)
     options = SaveOptions(asynchronous=plan.is_async)
     with Checkpointer(
         storage, keep_last=KEEP_LAST, config={"seed": 1}, options=options
