@@ -104,7 +104,8 @@ class BundleWriter:
                 storage.create(manifest_name(draft.step), manifest.to_bytes())
                 committed.append(manifest)
 
-            self._write(snapshot, directory, step=draft.step, commit=commit)
+            with tf.device(host_device()):
+                self._write(snapshot, directory, step=draft.step, commit=commit)
         return committed[0]
 
     def _write(
@@ -173,12 +174,11 @@ def _save(
     options = checkpoint_options()
     options.experimental_write_callbacks = [commit]
     options.experimental_sharding_callback = ShardBySize(SHARD_BYTES)
-    with tf.device(host_device()):
-        checkpoint = snapshot.checkpoint()
-        # TensorFlow adds one: the counter in the bundle equals the step.
-        checkpoint.save_counter.assign(step - 1)
-        manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=None)
-        manager.save(checkpoint_number=step, options=options)
+    checkpoint = snapshot.checkpoint()
+    # TensorFlow adds one: the counter in the bundle equals the step.
+    checkpoint.save_counter.assign(step - 1)
+    manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=None)
+    manager.save(checkpoint_number=step, options=options)
 
 
 def _store(prefix: str, storage: Storage, *, uploads: bool) -> tuple[FileRecord, ...]:

@@ -57,15 +57,17 @@ def write_direct(prefix: str, values: dict[str, Any], *, max_bytes: int) -> None
     Raises:
         OSError: If the disk is full or fails.
     """
-    stored = {}
     numbers = shard_numbers(values.values(), max_bytes)
-    shards = itertools.groupby(zip(numbers, list(values), strict=True), _first)
-    num_shards = numbers[-1] + 1
-    for number, keys in shards:
-        path = f"{prefix}.data-{number:05d}-of-{num_shards:05d}"
-        with DirectFile(path) as file:
-            for _, key in keys:
-                stored[key] = _append(file, values.pop(key), shard=number)
+    by_shard = itertools.groupby(zip(numbers, list(values), strict=True), _first)
+    num_shards, stored = numbers[-1] + 1, {}
+    try:
+        for number, keys in by_shard:
+            path = f"{prefix}.data-{number:05d}-of-{num_shards:05d}"
+            with DirectFile(path) as file:
+                for _, key in keys:
+                    stored[key] = _append(file, values.pop(key), shard=number)
+    finally:
+        values.clear()  # Else a kept error would keep them.
     with open(f"{prefix}.index", "wb") as index:
         index.write(format_index(stored, num_shards=num_shards))
 

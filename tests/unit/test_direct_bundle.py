@@ -208,6 +208,19 @@ def test_what_python_has_no_numbers_for_is_left_to_tensorflow(tmp_path: Path) ->
     assert tf.cast(module.weights, tf.float32).numpy().tolist() == [0.5, 2.0]
 
 
+def test_a_failed_save_keeps_no_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    named = {f"a/{number}": tf.zeros(CHUNK_BYTES) for number in range(3)}
+    monkeypatch.setattr(direct_file.os, "pwrite", full)
+    with pytest.raises(OSError, match="full"):
+        write_direct(str(tmp_path / "ckpt-1"), named, max_bytes=10**9)
+    assert not named
+
+
 SIZES = [0, 1, 4095, 4096, 4097, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5000]
 
 
