@@ -39,8 +39,8 @@ peak (VmHWM) beside the save less the peak of the steps alone, the larger of bot
 save, though training went on while it was written; and the steps must have changed it.
 
 **Restore** is into built live objects in the same process, with the page cache warm and
-verification as each ships (ours reads every byte of every file). JAX has no live
-objects; it gets new arrays.
+verification as each ships (ours reads every byte of every file, and has left none of
+them in the page cache). JAX has no live objects; it gets new arrays.
 
 **Training paused.** Seconds from the save to the commit with nothing else running; the
 same with fsync of all files after it, for those that are not durable when they say they
