@@ -26,6 +26,7 @@ VARIABLE_VALUE = "VARIABLE_VALUE"
 LEGACY_NAME = "_LEGACY_SAVEABLE_NAME"
 """Attribute by which TensorFlow marks classes (tables, iterators) with old keys."""
 
+_IS_VARIABLE: dict[type, bool] = {}
 _PYTHON_STATE = "py_state"
 _COORDINATOR = "/job:localhost/replica:0/task:0/device:CPU:0"
 
@@ -58,13 +59,14 @@ def leaves_of(obj: Any) -> list[Leaf]:
     Raises:
         StateError: If TensorFlow saves the object in a way that can't be captured.
     """
-    if is_variable(obj):
+    inner = tensorflow_variable(obj)
+    if is_variable(inner):
         return [
             Leaf(
                 name=VARIABLE_VALUE,
-                shape=_static_shape(obj),
-                dtype=dtype_name(obj.dtype),
-                read=functools.partial(read_variable, obj),
+                shape=_static_shape(inner),
+                dtype=dtype_name(inner.dtype),
+                read=functools.partial(read_variable, inner),
             )
         ]
     if isinstance(obj, tf.train.experimental.PythonState):
@@ -76,21 +78,25 @@ def leaves_of(obj: Any) -> list[Leaf]:
 
 def is_variable(obj: Any) -> bool:
     """Returns whether `obj` is a variable of TensorFlow or of Keras 3."""
-    return isinstance(obj, tf.Variable) or is_keras_variable(obj)
+    return _is_variable_class(type(obj)) or is_keras_variable(obj)
 
 
 def is_keras_variable(obj: Any) -> bool:
     """Returns whether `obj` is a Keras 3 variable, without importing Keras."""
-    return (
-        not isinstance(obj, tf.Variable)
-        and hasattr(obj, "_serialize_to_tensors")
-        and isinstance(_keras_value(obj), tf.Variable)
-    )
+    return tensorflow_variable(obj) is not obj
 
 
 def tensorflow_variable(variable: Any) -> Any:
     """Returns the TensorFlow variable inside a Keras 3 one, or `variable` itself."""
-    return _keras_value(variable) if is_keras_variable(variable) else variable
+    if _is_variable_class(type(variable)):
+        return variable
+    if not hasattr(variable, "_serialize_to_tensors"):
+        return variable
+    # A property `value` would first look for Keras' scopes, at each question.
+    held = vars(variable).get("_value")
+    if not _is_variable_class(type(held)):
+        held = getattr(variable, "value", None)
+    return held if _is_variable_class(type(held)) else variable
 
 
 def replica_components(variable: Any) -> Sequence[Any]:
@@ -125,7 +131,7 @@ def read_variable(variable: Any) -> Any:
 
 def to_host(value: Any) -> Any:
     """Returns a tensor on the host with the value as it is now."""
-    is_plain = isinstance(value, tf.Variable) and not isinstance(
+    is_plain = _is_variable_class(type(value)) and not isinstance(
         value, tf.distribute.DistributedValues
     )
     if is_plain and value.device == _COORDINATOR:
@@ -175,11 +181,11 @@ def dtype_name(dtype: Any) -> str:
     return str(tf.as_dtype(dtype).base_dtype.name)
 
 
-def _keras_value(obj: Any) -> Any:
-    # A property `value` would first look for Keras' scopes, several times a variable
-    # and save.
-    held = vars(obj).get("_value")
-    return held if isinstance(held, tf.Variable) else getattr(obj, "value", None)
+def _is_variable_class(cls: type) -> bool:
+    # `isinstance` would look it up anew, many times a variable and save.
+    if cls not in _IS_VARIABLE:
+        _IS_VARIABLE[cls] = issubclass(cls, tf.Variable)
+    return _IS_VARIABLE[cls]
 
 
 def _has_one_value(variable: Any) -> bool:
@@ -191,8 +197,8 @@ def _has_one_value(variable: Any) -> bool:
 
 
 def _static_shape(variable: Any) -> tuple[int, ...] | None:
-    shape = tf.TensorShape(variable.shape)
-    return tuple(shape) if shape.is_fully_defined() else None
+    shape = variable.shape
+    return tuple(shape.as_list()) if shape.is_fully_defined() else None
 
 
 def _serialize(python_state: Any) -> Any:
