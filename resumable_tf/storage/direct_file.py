@@ -102,22 +102,30 @@ class DirectFile:
         self._written = size
 
     def _write(self, length: int) -> None:
-        """Writes the beginning of the buffer, and empties it."""
+        """Writes the beginning of the buffer, and empties it.
+
+        Raises:
+            OSError: With the file's name.
+        """
         end = self._written + length
         while self._written < end:
             begin = length - (end - self._written)
             with memoryview(self._buffer) as view, view[begin:length] as rest:
-                self._written += self._pwrite(rest)
+                try:
+                    self._written += self._pwrite(rest)
+                except OSError as error:
+                    if error.errno != errno.EINVAL or not self._is_direct:
+                        raise OSError(
+                            error.errno, error.strerror, self._path
+                        ) from error
+                    self._write_through_cache()
         self._filled = 0
 
     def _pwrite(self, data: memoryview) -> int:
-        try:
-            return os.pwrite(self._descriptor, data, self._written)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self._is_direct:
-                raise
+        return os.pwrite(self._descriptor, data, self._written)
+
+    def _write_through_cache(self) -> None:
         # Some file systems say only now that they can't, or after part of a block.
         self._is_direct = False
         status = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, status & ~_O_DIRECT)
-        return os.pwrite(self._descriptor, data, self._written)
