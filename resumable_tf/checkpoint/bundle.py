@@ -5,10 +5,10 @@
     with open_bundle(storage, manifest) as path:           # verified, on a local disk
         state.apply(path, ...)
 
-The first bundle is written by `tf.train.CheckpointManager`, and so is each of a new
-structure. The commit happens in the middle of its `save`: after the data, before
-TensorFlow's own list of checkpoints. What TensorFlow says of the objects is then known,
-and the bundles after it are written here: byte for byte what TensorFlow would write.
+The first bundle of a writer is written by `tf.train.CheckpointManager`, and so is each
+of a new structure. The commit happens in the middle of its `save`: after the data,
+before TensorFlow's own list of checkpoints. What TensorFlow says of the objects is then
+known, and the bundles after it are written here: byte for byte as TensorFlow would.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.checkpoint.bundle_index import read_spans
 from resumable_tf.checkpoint.data_files import SHARD_BYTES, ShardBySize, describe
 from resumable_tf.checkpoint.direct_bundle import can_write, write_direct
 from resumable_tf.checkpoint.integrity import read_file, verify
@@ -105,37 +104,36 @@ class BundleWriter:
                 committed.append(manifest)
 
             with tf.device(host_device()):
-                self._write(snapshot, directory, step=draft.step, commit=commit)
+                self._write(
+                    snapshot, prefix, step=draft.step, uploads=uploads, commit=commit
+                )
         return committed[0]
 
     def _write(
         self,
         snapshot: Snapshot,
-        directory: str,
+        prefix: str,
         *,
         step: int,
+        uploads: bool,
         commit: Callable[[str], None],
     ) -> None:
         structure = snapshot.structure()
-        prefix = os.path.join(directory, bundle_name(step))
         if structure != self._structure:
-            _save(snapshot, directory, step=step, commit=commit)
+            order = _save(snapshot, prefix, step=step, commit=commit)
             if can_write({entry.dtype for entry in snapshot.entries.values()}):
-                self._learn(prefix, structure)
+                # What does not depend on values.
+                graph = tf.train.load_checkpoint(prefix).get_tensor(_OBJECT_GRAPH)
+                self._object_graph = tf.constant(graph)
+                self._order, self._structure = order, structure
             return
         values = snapshot.take_values()
         values[_OBJECT_GRAPH] = self._object_graph
         values[_SAVE_COUNTER] = tf.constant(step, tf.int64)
         ordered = {key: values.pop(key) for key in self._order}
-        write_direct(prefix, ordered, max_bytes=SHARD_BYTES)
+        # What is uploaded next is better in the page cache.
+        write_direct(prefix, ordered, max_bytes=SHARD_BYTES, bypasses_cache=not uploads)
         commit(prefix)
-
-    def _learn(self, prefix: str, structure: Structure) -> None:
-        """Remembers what TensorFlow wrote that does not depend on values."""
-        graph = tf.train.load_checkpoint(prefix).get_tensor(_OBJECT_GRAPH)
-        self._object_graph = tf.constant(graph)
-        self._order = [span.key for span in read_spans(f"{prefix}.index")]
-        self._structure = structure
 
 
 @contextlib.contextmanager
@@ -169,16 +167,20 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
 
 
 def _save(
-    snapshot: Snapshot, directory: str, *, step: int, commit: Callable[[str], None]
-) -> None:
+    snapshot: Snapshot, prefix: str, *, step: int, commit: Callable[[str], None]
+) -> list[str]:
+    """Lets TensorFlow write a bundle; returns its keys in the order of the bytes."""
+    sharding = ShardBySize(SHARD_BYTES)
     options = checkpoint_options()
     options.experimental_write_callbacks = [commit]
-    options.experimental_sharding_callback = ShardBySize(SHARD_BYTES)
+    options.experimental_sharding_callback = sharding
     checkpoint = snapshot.checkpoint()
     # TensorFlow adds one: the counter in the bundle equals the step.
     checkpoint.save_counter.assign(step - 1)
+    directory = os.path.dirname(prefix)
     manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=None)
     manager.save(checkpoint_number=step, options=options)
+    return sharding.keys
 
 
 def _store(prefix: str, storage: Storage, *, uploads: bool) -> tuple[FileRecord, ...]:

@@ -38,14 +38,12 @@ class Span:
         offset: First byte in it.
         size: Number of bytes.
         crc32c: Of these bytes, None if the index does not know it.
-        key: The tensor's, in the checkpoint.
     """
 
     shard: int
     offset: int
     size: int
-    crc32c: int | None = dataclasses.field(compare=False)
-    key: str = dataclasses.field(default="", compare=False)
+    crc32c: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +85,14 @@ def read_spans(path: str) -> list[Span]:
                 continue
             entry = tensor_bundle_pb2.BundleEntryProto.FromString(value)
             is_known = entry.dtype not in _OTHERWISE_HASHED
-            checksum = unmask(entry.crc32c) if is_known else None
-            where = (entry.shard_id, entry.offset, entry.size)
-            spans.append(Span(*where, checksum, key.decode()))
+            if entry.size:
+                checksum = unmask(entry.crc32c) if is_known else None
+                spans.append(Span(entry.shard_id, entry.offset, entry.size, checksum))
     except ValueError as error:
         raise ValueError(
             f"{path} is no index of a TensorFlow checkpoint: {error}"
         ) from error
-    return sorted(spans)
+    return sorted(spans, key=lambda span: (span.shard, span.offset))
 
 
 def format_index(tensors: Mapping[str, StoredTensor], *, num_shards: int) -> bytes:

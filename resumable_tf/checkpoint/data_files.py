@@ -51,6 +51,9 @@ class ShardBySize(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
 
     So a large state can be stored and fetched by several connections, and a lost one
     costs little.
+
+    Attributes:
+        keys: Of the tensors so far, in the order in which they are written.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -60,6 +63,7 @@ class ShardBySize(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
             max_bytes: Of a data file.
         """
         self._max_bytes = max_bytes
+        self.keys: list[str] = []
 
     @property
     def description(self) -> str:
@@ -68,6 +72,7 @@ class ShardBySize(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
 
     def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, Any]]:
         """Returns the tensors of each data file, in their given order."""
+        self.keys += [item.checkpoint_key for item in shardable_tensors]
         tensors = [item.tensor for item in shardable_tensors]
         numbers = shard_numbers(tensors, self._max_bytes)
         shards: list[dict[str, Any]] = [{} for _ in range(max(numbers, default=0) + 1)]

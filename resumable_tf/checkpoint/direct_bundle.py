@@ -45,7 +45,9 @@ def can_write(dtypes: Collection[str]) -> bool:
     return set(dtypes) <= {*_NUMBERS, _STRING}
 
 
-def write_direct(prefix: str, values: dict[str, Any], *, max_bytes: int) -> None:
+def write_direct(
+    prefix: str, values: dict[str, Any], *, max_bytes: int, bypasses_cache: bool = True
+) -> None:
     """Writes a bundle.
 
     Args:
@@ -53,6 +55,7 @@ def write_direct(prefix: str, values: dict[str, Any], *, max_bytes: int) -> None
         values: The tensors, by key, in the order in which they are to be written;
             emptied one by one.
         max_bytes: Of a data file, unless a single tensor is longer.
+        bypasses_cache: Whether the data files are kept out of the page cache.
 
     Raises:
         OSError: If the disk is full or fails.
@@ -63,7 +66,7 @@ def write_direct(prefix: str, values: dict[str, Any], *, max_bytes: int) -> None
     try:
         for number, keys in by_shard:
             path = f"{prefix}.data-{number:05d}-of-{num_shards:05d}"
-            with DirectFile(path) as file:
+            with DirectFile(path, bypasses_cache=bypasses_cache) as file:
                 for _, key in keys:
                     stored[key] = _append(file, values.pop(key), shard=number)
     finally:

@@ -26,7 +26,7 @@ VARIABLE_VALUE = "VARIABLE_VALUE"
 LEGACY_NAME = "_LEGACY_SAVEABLE_NAME"
 """Attribute by which TensorFlow marks classes (tables, iterators) with old keys."""
 
-_IS_VARIABLE: dict[type, bool] = {}
+_IS_A: dict[tuple[type, type], bool] = {}
 _PYTHON_STATE = "py_state"
 _COORDINATOR = "/job:localhost/replica:0/task:0/device:CPU:0"
 
@@ -78,7 +78,7 @@ def leaves_of(obj: Any) -> list[Leaf]:
 
 def is_variable(obj: Any) -> bool:
     """Returns whether `obj` is a variable of TensorFlow or of Keras 3."""
-    return _is_variable_class(type(obj)) or is_keras_variable(obj)
+    return _is_a(obj, tf.Variable) or is_keras_variable(obj)
 
 
 def is_keras_variable(obj: Any) -> bool:
@@ -88,15 +88,16 @@ def is_keras_variable(obj: Any) -> bool:
 
 def tensorflow_variable(variable: Any) -> Any:
     """Returns the TensorFlow variable inside a Keras 3 one, or `variable` itself."""
-    if _is_variable_class(type(variable)):
+    if _is_a(variable, tf.Variable):
         return variable
-    if not hasattr(variable, "_serialize_to_tensors"):
+    # As no layer and no module is, whatever its attributes are called.
+    if not _is_a(variable, tf.__internal__.types.Tensor):
         return variable
     # A property `value` would first look for Keras' scopes, at each question.
-    held = vars(variable).get("_value")
-    if not _is_variable_class(type(held)):
+    held = getattr(variable, "__dict__", {}).get("_value")
+    if not _is_a(held, tf.Variable):
         held = getattr(variable, "value", None)
-    return held if _is_variable_class(type(held)) else variable
+    return held if _is_a(held, tf.Variable) else variable
 
 
 def replica_components(variable: Any) -> Sequence[Any]:
@@ -131,7 +132,7 @@ def read_variable(variable: Any) -> Any:
 
 def to_host(value: Any) -> Any:
     """Returns a tensor on the host with the value as it is now."""
-    is_plain = _is_variable_class(type(value)) and not isinstance(
+    is_plain = _is_a(value, tf.Variable) and not isinstance(
         value, tf.distribute.DistributedValues
     )
     if is_plain and value.device == _COORDINATOR:
@@ -181,11 +182,12 @@ def dtype_name(dtype: Any) -> str:
     return str(tf.as_dtype(dtype).base_dtype.name)
 
 
-def _is_variable_class(cls: type) -> bool:
-    # `isinstance` would look it up anew, many times a variable and save.
-    if cls not in _IS_VARIABLE:
-        _IS_VARIABLE[cls] = issubclass(cls, tf.Variable)
-    return _IS_VARIABLE[cls]
+def _is_a(obj: Any, base: type) -> bool:
+    # Of these classes `isinstance` asks in Python, many times a variable and save.
+    key = type(obj), base
+    if key not in _IS_A:
+        _IS_A[key] = issubclass(*key)
+    return _IS_A[key]
 
 
 def _has_one_value(variable: Any) -> bool:

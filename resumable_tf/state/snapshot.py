@@ -142,7 +142,7 @@ class Snapshot:
     def structure(self) -> Structure:
         """Returns all that TensorFlow's description of the objects depends on.
 
-        Two snapshots of one structure differ in values, and shapes, only.
+        Two snapshots of one structure differ in values, and their shapes, only.
         """
         nodes = self._graph.nodes
         numbers = {id(node): number for number, node in enumerate(nodes)}
@@ -150,7 +150,7 @@ class Snapshot:
             (
                 node.path,
                 tuple((name, numbers[id(child)]) for name, child in node.children),
-                tuple((leaf.prefix, leaf.name) for leaf in node.leaves),
+                tuple((leaf.prefix, leaf.name, leaf.dtype) for leaf in node.leaves),
                 tuple(
                     (name, numbers[id(original)], numbers[id(slot)])
                     for name, original, slot in node.slots

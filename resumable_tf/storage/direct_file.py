@@ -4,10 +4,10 @@
         checksum = file.append(array)       # crc32c of these bytes
     file.size
 
-A checkpoint is written once and not read by this process: in the page cache it costs a
-copy by the kernel, the memory of its pages, and what other programs had there. Here its
-bytes go through one buffer of `CHUNK_BYTES`, from which the disk takes them. A file
-system that can't do this (tmpfs) gets the same pieces in the ordinary way.
+A checkpoint on a disk is written once and mostly never read. In the page cache it would
+cost a copy by the kernel, the memory of its pages, and what other programs had there.
+Here its bytes go through one buffer of `CHUNK_BYTES`, from which the disk takes them. A
+file system that can't do this gets the same pieces in the ordinary way.
 """
 
 from __future__ import annotations
@@ -31,28 +31,30 @@ _O_DIRECT: int = getattr(os, "O_DIRECT", 0)  # Linux's only.
 class DirectFile:
     """A new file that grows at its end; not durable before it is fsynced."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, bypasses_cache: bool = True) -> None:
         """Makes the file, or empties it.
 
         Args:
             path: On a local disk.
+            bypasses_cache: False for a file that is read again at once.
 
         Raises:
             OSError: If it can't be made.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self._path = path
-        self._is_direct = bool(_O_DIRECT)
-        try:
-            self._descriptor = os.open(path, flags | _O_DIRECT, 0o666)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self._is_direct:
-                raise
-            self._is_direct = False
-            self._descriptor = os.open(path, flags, 0o666)
         self._buffer = mmap.mmap(-1, CHUNK_BYTES)  # Begins at a page.
         self._bytes = np.frombuffer(self._buffer, np.uint8)
         self._written = self._filled = 0
+        self._path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        direct = _O_DIRECT if bypasses_cache else 0
+        try:
+            self._descriptor = os.open(path, flags | direct, 0o666)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not direct:
+                raise
+            direct = 0
+            self._descriptor = os.open(path, flags, 0o666)
+        self._is_direct = bool(direct)
 
     @property
     def size(self) -> int:

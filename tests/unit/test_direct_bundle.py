@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ NUMBERS = sorted(
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
     | {"bool"}
 )
+WRITERS = ("ours", "theirs")
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
 
 
@@ -78,7 +81,6 @@ def test_a_bundle_is_byte_for_byte_tensorflows(
 ) -> None:
     directory = tmp_path_factory.mktemp("bundle")
     named = {f"a/{number}": value for number, value in enumerate(values)}
-    named = dict(sorted(named.items()))  # SaveV2's order.
     ours, theirs = str(directory / "ours"), str(directory / "theirs")
     write_by_tensorflow(theirs, named)
     write_direct(ours, dict(named), max_bytes=10**9)
@@ -140,9 +142,9 @@ def test_the_first_bundle_is_tensorflows_and_the_others_equal_it(
     written: list[str] = []
     direct = bundle.write_direct
 
-    def noted(prefix: str, values: dict[str, Any], *, max_bytes: int) -> None:
+    def noted(prefix: str, values: dict[str, Any], **options: Any) -> None:
         written.append(os.path.basename(prefix))
-        direct(prefix, values, max_bytes=max_bytes)
+        direct(prefix, values, **options)
 
     monkeypatch.setattr(bundle, "write_direct", noted)
     monkeypatch.setattr(bundle, "SHARD_BYTES", max_bytes)
@@ -190,6 +192,81 @@ def test_a_new_structure_is_described_by_tensorflow_again(tmp_path: Path) -> Non
         )
         status.assert_existing_objects_matched()
         assert fresh.second.numpy() == 5.0
+
+
+def save_twice(directory: Path, first: Any, change: Callable[[], Any]) -> None:
+    """Saves a module as step 1, and as step 2 after a change; then step 2 afresh."""
+    state = TrainState(module=first)
+    with rtf.Checkpointer(str(directory / "ours")) as checkpointer:
+        state.step = 1
+        checkpointer.save(state).result()
+        change()
+        state.step = 2
+        checkpointer.save(state).result()
+    with rtf.Checkpointer(str(directory / "theirs")) as checkpointer:
+        checkpointer.save(state).result()
+
+
+def assert_equal_files(directory: Path) -> None:
+    ours, theirs = (directory / name / "checkpoints/ckpt-2" for name in WRITERS)
+    assert files(str(ours)) == files(str(theirs))
+
+
+def test_values_that_were_empty_keep_their_place(tmp_path: Path) -> None:
+    module = tf.Module()
+    tables = [
+        tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0) for _ in "za"
+    ]
+    module.z, module.a = tables
+
+    def fill() -> None:
+        for table in tables:
+            table.insert(tf.constant([1, 2], tf.int64), tf.constant([3, 4], tf.int64))
+
+    save_twice(tmp_path, module, fill)
+    assert_equal_files(tmp_path)
+
+
+def test_another_object_of_the_same_keys_is_described_anew(tmp_path: Path) -> None:
+    """One edge more in the graph, and no other key."""
+    module = tf.Module()
+    module.first = tf.Variable(1.0)
+
+    def add_edge() -> None:
+        module.second = module.first
+
+    save_twice(tmp_path, module, add_edge)
+    assert_equal_files(tmp_path)
+
+
+def test_an_object_of_another_dtype_is_left_to_tensorflow(tmp_path: Path) -> None:
+    module = tf.Module()
+    module._inner = tf.Module()
+    module._inner._weight = tf.Variable(1.0)
+
+    def replace() -> None:
+        module._inner = tf.Module()
+        quarter = tf.dtypes.experimental.float8_e4m3fn
+        module._inner._weight = tf.Variable(tf.cast(0.5, quarter))
+
+    save_twice(tmp_path, module, replace)
+    assert_equal_files(tmp_path)
+
+
+def test_each_value_is_let_go_when_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    append = DirectFile.append
+
+    def noted(self: DirectFile, data: Any) -> int:
+        held.append(len(named))
+        return append(self, data)
+
+    monkeypatch.setattr(DirectFile, "append", noted)
+    named = {f"a/{number}": tf.zeros(10) for number in range(4)}
+    write_direct(str(tmp_path / "ckpt-1"), named, max_bytes=10**9)
+    assert held == [3, 2, 1, 0]
 
 
 def test_what_python_has_no_numbers_for_is_left_to_tensorflow(tmp_path: Path) -> None:
@@ -251,16 +328,17 @@ def test_a_file_system_without_direct_writing_gets_the_same_bytes(
     """Some refuse it at open (tmpfs), some at the first write."""
     data = bytes_of(CHUNK_BYTES + 77)
     real_open, real_write = os.open, os.pwrite
+    refused: list[str] = []
 
     def refuse_open(path: str, flags: int, mode: int = 0o777, **rest: Any) -> int:
         if flags & os.O_DIRECT:
+            refused.append("open")
             raise OSError(errno.EINVAL, "no direct I/O", path)
         return real_open(path, flags, mode, **rest)
 
     def refuse_write(descriptor: int, data: Any, offset: int) -> int:
-        import fcntl
-
         if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append("pwrite")
             raise OSError(errno.EINVAL, "no direct I/O")
         return real_write(descriptor, data, offset)
 
@@ -270,6 +348,14 @@ def test_a_file_system_without_direct_writing_gets_the_same_bytes(
             with DirectFile(str(tmp_path / name)) as file:
                 file.append(data)
         assert (tmp_path / name).read_bytes() == data
+    assert refused == ["open", "pwrite"]
+
+
+def test_a_file_that_is_read_next_is_written_through_the_cache(tmp_path: Path) -> None:
+    for bypasses in (False, True):
+        with DirectFile(str(tmp_path / "f"), bypasses_cache=bypasses) as file:
+            flags = fcntl.fcntl(file._descriptor, fcntl.F_GETFL)
+        assert bool(flags & os.O_DIRECT) == bypasses
 
 
 def test_writes_that_are_cut_short_go_on(

@@ -183,7 +183,23 @@ def table() -> Any:
     return step, rtf.TrainState(table=found)
 
 
+def names_of_keras() -> Any:
+    """A module is no variable, although its attributes are called as those of one."""
+    module = tf.Module()
+    module._value = tf.Variable(float(random.randrange(9999)))
+    module.inner = tf.Module()
+    module.inner.value = tf.Variable(float(random.randrange(9999)))
+    module.several = (tf.Variable(float(random.randrange(9999))), 7)
+    variables = [module._value, module.inner.value, module.several[0]]
+
+    def step() -> Any:
+        return [variable.assign_add(1.0).numpy() for variable in variables]
+
+    return step, rtf.TrainState(module=module)
+
+
 CASES = [
+    names_of_keras,
     batch_norm,
     spectral_norm,
     stateful_rnn,
