@@ -33,7 +33,7 @@ from resumable_tf.checkpoint.layout import (
 )
 from resumable_tf.checkpoint.manifest import FileRecord, Manifest, TensorSpec
 from resumable_tf.errors import SaveError
-from resumable_tf.state.leaf import checkpoint_options, host_device
+from resumable_tf.state.leaf import Leaf, checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot, Structure
 from resumable_tf.storage import Storage
 from resumable_tf.storage.transfer import Upload, in_parallel, upload_files
@@ -96,8 +96,8 @@ class BundleWriter:
                     draft,
                     files=files,
                     inventory=inventory,
-                    optimizers=snapshot.optimizers,
-                    topology={"num_replicas": snapshot.num_replicas},
+                    optimizers=snapshot.optimizers(),
+                    topology={"num_replicas": snapshot.num_replicas()},
                 )
                 before_commit()
                 storage.create(manifest_name(draft.step), manifest.to_bytes())
@@ -121,7 +121,7 @@ class BundleWriter:
         structure = snapshot.structure()
         if structure != self._structure:
             order = _save(snapshot, prefix, step=step, commit=commit)
-            if can_write({entry.dtype for entry in snapshot.entries.values()}):
+            if can_write({leaf.dtype for leaf in snapshot.leaves().values()}):
                 # What does not depend on values.
                 graph = tf.train.load_checkpoint(prefix).get_tensor(_OBJECT_GRAPH)
                 self._object_graph = tf.constant(graph)
@@ -214,12 +214,12 @@ def _compare(inventory: dict[str, TensorSpec], snapshot: Snapshot) -> None:
     Raises:
         SaveError: If a key, a shape or a dtype differs.
     """
-    differing = set(inventory) ^ set(snapshot.entries)
+    leaves = snapshot.leaves()
+    differing = set(inventory) ^ set(leaves)
     differing |= {
         key
-        for key, entry in snapshot.entries.items()
-        if key not in differing
-        and not _fits(inventory[key], shape=entry.shape, dtype=entry.dtype)
+        for key, leaf in leaves.items()
+        if key not in differing and not _fits(inventory[key], leaf)
     }
     if differing:
         raise SaveError(
@@ -227,8 +227,8 @@ def _compare(inventory: dict[str, TensorSpec], snapshot: Snapshot) -> None:
         )
 
 
-def _fits(spec: TensorSpec, *, shape: tuple[int, ...] | None, dtype: str) -> bool:
-    return spec.dtype == dtype and (shape is None or spec.shape == shape)
+def _fits(spec: TensorSpec, leaf: Leaf) -> bool:
+    return spec.dtype == leaf.dtype and leaf.shape in (None, spec.shape)
 
 
 def _tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:

@@ -15,8 +15,8 @@ from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import Manifest, TensorSpec, normalize_json
 from resumable_tf.checkpoint.run_config import CHANGE_ADVICE
 from resumable_tf.errors import CheckpointMismatchError, DataMismatchError
+from resumable_tf.state.inventory import Entry
 from resumable_tf.state.replicas import is_component_key
-from resumable_tf.state.snapshot import Entry
 
 _SHOWN = 10
 _SIZE, _ORIGIN = "global_batch_size", "origin"

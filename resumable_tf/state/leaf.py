@@ -121,8 +121,10 @@ def read_variable(variable: Any) -> Any:
             # TensorFlow refuses to save these; each replica's value is saved besides.
             inner = components[0]
     value = to_host(inner)
-    # TensorFlow reads an uninitialized variable as an empty tensor.
-    if value.shape != inner.shape and not value.shape.is_compatible_with(inner.shape):
+    # TensorFlow reads an uninitialized variable as an empty tensor. `value.shape` would
+    # make an object for each variable and save.
+    shape, fixed = value._shape_tuple(), _static_shape(inner)
+    if shape != fixed and not inner.shape.is_compatible_with(shape):
         raise StateError(
             f"the variable {inner.name} is not initialized and can't be saved; "
             "assign it before the first save"

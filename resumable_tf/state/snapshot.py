@@ -12,8 +12,6 @@ for the mirror it can restore into the live objects.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +19,7 @@ import tensorflow as tf
 from resumable_tf.state.keras_objects import is_optimizer
 from resumable_tf.state.leaf import (
     LEGACY_NAME,
+    Leaf,
     is_variable,
     replica_components,
     wait_for_hosts,
@@ -28,25 +27,6 @@ from resumable_tf.state.leaf import (
 from resumable_tf.state.object_graph import Node, ObjectGraph, key_of
 
 Structure = tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One value of the training state.
-
-    Attributes:
-        key: TensorFlow's key of it in the checkpoint.
-        shape: Its shape, None if that depends on the value.
-        dtype: TensorFlow's name of the dtype.
-        size_bytes: Its length in the checkpoint, None if not known beforehand.
-        owner: Which of the objects handed to `TrainState` it belongs to, and its name.
-    """
-
-    key: str
-    shape: tuple[int, ...] | None
-    dtype: str
-    size_bytes: int | None
-    owner: str
 
 
 class _Mirror(tf.__internal__.tracking.Trackable):  # type: ignore[misc]
@@ -95,33 +75,34 @@ class _LeafMirror(_Mirror):
 
 
 class Snapshot:
-    """The values of a training state at one step.
+    """The values of a training state at one step."""
 
-    Attributes:
-        entries: What was captured, by key.
-        optimizers: Class of each optimizer, by its path in the object graph.
-        num_replicas: The largest number of replicas of a variable.
-    """
-
-    def __init__(self, graph: ObjectGraph, entries: Iterable[Entry]) -> None:
+    def __init__(self, graph: ObjectGraph) -> None:
         """Reads every value of the graph, now.
 
         Args:
             graph: The live objects.
-            entries: The graph's inventory; kept as it is.
         """
-        self.entries = {entry.key: entry for entry in entries}
-        self.optimizers = optimizers_in(graph)
-        self.num_replicas = max(
-            (len(replica_components(n.obj)) for n in graph.nodes if is_variable(n.obj)),
-            default=1,
-        )
         self._graph = graph
-        # Only this is done while the training waits; the mirrors can be made later.
+        # Only this is done while the training waits; the rest can be found out later.
         self._captured = [
             {leaf.name: leaf.read() for leaf in node.leaves} for node in graph.nodes
         ]
         wait_for_hosts(value for one in self._captured for value in one.values())
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Returns what was captured, by TensorFlow's key."""
+        return {value.key: value.leaf for value in self._graph.values}
+
+    def optimizers(self) -> dict[str, str]:
+        """Returns the class of each optimizer, by its path in the object graph."""
+        return optimizers_in(self._graph)
+
+    def num_replicas(self) -> int:
+        """Returns the largest number of replicas of a variable."""
+        objects = (node.obj for node in self._graph.nodes)
+        counts = (len(replica_components(obj)) for obj in objects if is_variable(obj))
+        return max(counts, default=1)
 
     def checkpoint(self) -> Any:
         """Returns a `tf.train.Checkpoint` over the captured values."""

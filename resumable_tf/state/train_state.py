@@ -21,6 +21,7 @@ import tensorflow as tf
 from resumable_tf.errors import StateError
 from resumable_tf.state.coverage import check_function, identities
 from resumable_tf.state.hidden import HiddenState
+from resumable_tf.state.inventory import Entry, entry_of
 from resumable_tf.state.keras_objects import (
     build_optimizer,
     is_model,
@@ -35,7 +36,7 @@ from resumable_tf.state.leaf import (
     is_variable,
     tensorflow_variable,
 )
-from resumable_tf.state.object_graph import ObjectGraph, Value, add_list, walk
+from resumable_tf.state.object_graph import ObjectGraph, add_list, walk
 from resumable_tf.state.python_state import (
     GlobalRandom,
     SavedObject,
@@ -48,7 +49,7 @@ from resumable_tf.state.replicas import (
     holder_module,
     make_holders,
 )
-from resumable_tf.state.snapshot import Entry, Snapshot, optimizers_in
+from resumable_tf.state.snapshot import Snapshot, optimizers_in
 
 UNTRACKED = "untracked"
 """Root name of the variables that TensorFlow's object graph does not reach."""
@@ -186,7 +187,7 @@ class TrainState:
         graph = self._graph()
         self._check_watched(graph)
         self._hidden.check(graph)
-        return Snapshot(graph, self._entries(graph))
+        return Snapshot(graph)
 
     def apply(
         self, path: str, inventory: Mapping[str, tuple[tuple[int, ...], str]]
@@ -306,7 +307,7 @@ class TrainState:
                 label = variable.path if is_keras else getattr(variable, "name", "")
                 owners.setdefault(id(variable), f"{name}: {label}")
         return [
-            _entry(value, owners.get(id(value.node.obj), value.node.path))
+            entry_of(value, owners.get(id(value.node.obj), value.node.path))
             for value in graph.values
         ]
 
@@ -331,16 +332,3 @@ def _check_trackable(name: str, obj: Any) -> None:
             "tf.Variable or tf.Module objects, random generators, objects with state() "
             "and load_state(state), and plain values in extra"
         ) from error
-
-
-def _entry(value: Value, owner: str) -> Entry:
-    shape, dtype = value.leaf.shape, tf.as_dtype(value.leaf.dtype)
-    fixed = shape is not None and dtype not in (tf.string, tf.variant)
-    size_bytes = math.prod(shape or ()) * dtype.size if fixed else None
-    return Entry(
-        key=value.key,
-        shape=shape,
-        dtype=value.leaf.dtype,
-        size_bytes=size_bytes,
-        owner=owner,
-    )
