@@ -29,14 +29,14 @@ def test_training_goes_on_while_a_save_is_held_up(
 ) -> None:
     """The snapshot is of the step it was asked for, whenever it is written."""
     gate, threads = threading.Event(), []
-    write = bundle._save
+    write = bundle.BundleWriter.write
 
-    def gated(*arguments: Any, **keywords: Any) -> None:
+    def gated(*arguments: Any, **keywords: Any) -> Any:
         threads.append((threading.current_thread(), os.getpriority(os.PRIO_PROCESS, 0)))
         assert gate.wait(60)
-        write(*arguments, **keywords)
+        return write(*arguments, **keywords)
 
-    monkeypatch.setattr(bundle, "_save", gated)
+    monkeypatch.setattr(bundle.BundleWriter, "write", gated)
     state = small_state()
     with Checkpointer(str(tmp_path)) as checkpointer:
         advance(state, 3)
@@ -63,15 +63,16 @@ def test_a_new_save_waits_for_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, most = [0], [0]
-    write = bundle._save
+    write = bundle.BundleWriter.write
 
-    def counted(*arguments: Any, **keywords: Any) -> None:
+    def counted(*arguments: Any, **keywords: Any) -> Any:
         running[0] += 1
         most[0] = max(most[0], running[0])
-        write(*arguments, **keywords)
+        manifest = write(*arguments, **keywords)
         running[0] -= 1
+        return manifest
 
-    monkeypatch.setattr(bundle, "_save", counted)
+    monkeypatch.setattr(bundle.BundleWriter, "write", counted)
     save_steps(tmp_path, *range(1, 6))
     assert most == [1]
 

@@ -168,13 +168,13 @@ def test_each_manifest_is_read_once_by_a_start_however_many_it_saves(
 
 def gated(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Holds all writing until the event is set."""
-    gate, write = threading.Event(), bundle._save
+    gate, write = threading.Event(), bundle.BundleWriter.write
 
-    def held(*arguments: Any, **keywords: Any) -> None:
+    def held(*arguments: Any, **keywords: Any) -> Any:
         assert gate.wait(60)
-        write(*arguments, **keywords)
+        return write(*arguments, **keywords)
 
-    monkeypatch.setattr(bundle, "_save", held)
+    monkeypatch.setattr(bundle.BundleWriter, "write", held)
     return gate
 
 
