@@ -5,10 +5,11 @@
     with open_bundle(storage, manifest) as path:           # verified, on a local disk
         state.apply(path, ...)
 
-The first bundle of a writer is written by `tf.train.CheckpointManager`, and so is each
-of a new structure. The commit happens in the middle of its `save`: after the data,
-before TensorFlow's own list of checkpoints. What TensorFlow says of the objects is then
-known, and the bundles after it are written here: byte for byte as TensorFlow would.
+What TensorFlow says of the objects is learned from a bundle of empty values, which
+`tf.train.CheckpointManager` writes to memory. The bundle itself is then written here,
+byte for byte as TensorFlow would. Where a dtype is one of those that only TensorFlow
+knows how to write, `CheckpointManager` writes it all: then the commit happens in the
+middle of its `save`, after the data and before TensorFlow's own list of checkpoints.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -118,15 +120,13 @@ class BundleWriter:
         uploads: bool,
         commit: Callable[[str], None],
     ) -> None:
+        if not can_write(snapshot.dtypes()):
+            _save(snapshot.checkpoint(), prefix, step=step, commit=commit)
+            return
         structure = snapshot.structure()
         if structure != self._structure:
-            order = _save(snapshot, prefix, step=step, commit=commit)
-            if can_write({leaf.dtype for leaf in snapshot.leaves().values()}):
-                # What does not depend on values.
-                graph = tf.train.load_checkpoint(prefix).get_tensor(_OBJECT_GRAPH)
-                self._object_graph = tf.constant(graph)
-                self._order, self._structure = order, structure
-            return
+            self._object_graph, self._order = _describe(snapshot)
+            self._structure = structure
         values = snapshot.take_values()
         values[_OBJECT_GRAPH] = self._object_graph
         values[_SAVE_COUNTER] = tf.constant(step, tf.int64)
@@ -166,15 +166,33 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
         yield os.path.join(directory, bundle_name(manifest.step))
 
 
+def _describe(snapshot: Snapshot) -> tuple[Any, list[str]]:
+    """Returns what TensorFlow says of the objects, and its order of their values."""
+    directory = f"ram://resumable-tf-{uuid.uuid4().hex}"
+    prefix = f"{directory}/{bundle_name(0)}"
+    checkpoint = snapshot.checkpoint(is_empty=True)
+    try:
+        order = _save(checkpoint, prefix, step=0, commit=lambda _: None)
+        [graph] = tf.raw_ops.RestoreV2(
+            prefix=prefix,
+            tensor_names=[_OBJECT_GRAPH],
+            shape_and_slices=[""],
+            dtypes=[tf.string],
+        )
+    finally:
+        if tf.io.gfile.exists(directory):
+            tf.io.gfile.rmtree(directory)
+    return graph, order
+
+
 def _save(
-    snapshot: Snapshot, prefix: str, *, step: int, commit: Callable[[str], None]
+    checkpoint: Any, prefix: str, *, step: int, commit: Callable[[str], None]
 ) -> list[str]:
     """Lets TensorFlow write a bundle; returns its keys in the order of the bytes."""
     sharding = ShardBySize(SHARD_BYTES)
     options = checkpoint_options()
     options.experimental_write_callbacks = [commit]
     options.experimental_sharding_callback = sharding
-    checkpoint = snapshot.checkpoint()
     # TensorFlow adds one: the counter in the bundle equals the step.
     checkpoint.save_counter.assign(step - 1)
     directory = os.path.dirname(prefix)

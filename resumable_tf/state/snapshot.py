@@ -104,12 +104,21 @@ class Snapshot:
         counts = (len(replica_components(obj)) for obj in objects if is_variable(obj))
         return max(counts, default=1)
 
-    def checkpoint(self) -> Any:
-        """Returns a `tf.train.Checkpoint` over the captured values."""
+    def dtypes(self) -> set[str]:
+        """Returns TensorFlow's names of all dtypes."""
+        return {leaf.dtype for node in self._graph.nodes for leaf in node.leaves}
+
+    def checkpoint(self, *, is_empty: bool = False) -> Any:
+        """Returns a `tf.train.Checkpoint` over the captured values.
+
+        Args:
+            is_empty: Whether it has empty tensors in their places.
+        """
         nodes = self._graph.nodes
+        captured = map(_empty_values, nodes) if is_empty else self._captured
         mirrors = {
             id(node): _mirror(node, values)
-            for node, values in zip(nodes, self._captured, strict=True)
+            for node, values in zip(nodes, captured, strict=True)
         }
         for node in nodes:
             mirror = mirrors[id(node)]
@@ -123,7 +132,7 @@ class Snapshot:
     def structure(self) -> Structure:
         """Returns all that TensorFlow's description of the objects depends on.
 
-        Two snapshots of one structure differ in values, and their shapes, only.
+        Two snapshots of one structure differ in values, shapes and dtypes only.
         """
         nodes = self._graph.nodes
         numbers = {id(node): number for number, node in enumerate(nodes)}
@@ -131,7 +140,7 @@ class Snapshot:
             (
                 node.path,
                 tuple((name, numbers[id(child)]) for name, child in node.children),
-                tuple((leaf.prefix, leaf.name, leaf.dtype) for leaf in node.leaves),
+                tuple((leaf.prefix, leaf.name) for leaf in node.leaves),
                 tuple(
                     (name, numbers[id(original)], numbers[id(slot)])
                     for name, original, slot in node.slots
@@ -163,6 +172,10 @@ def optimizers_in(graph: ObjectGraph) -> dict[str, str]:
     """
     found = (node for node in graph.nodes if is_optimizer(node.obj))
     return {node.path: type(node.obj).__name__ for node in found}
+
+
+def _empty_values(node: Node) -> dict[str, Any]:
+    return {leaf.name: tf.zeros([0], leaf.dtype) for leaf in node.leaves}
 
 
 def _mirror(node: Node, values: dict[str, Any]) -> _Mirror:

@@ -48,9 +48,8 @@ def run_matrix(directory: Path, *flags: str, timeout_secs: float = 550) -> int:
 def test_kill_at_each_storage_operation_leaves_a_restorable_run(
     tmp_path: Path,
 ) -> None:
-    """Two saves, TensorFlow's and our own, with retention, in the default mode."""
-    flags = ("--saves=2", "--mode=async", "--scheme=local")
-    assert run_matrix(tmp_path, *flags) > 40
+    """One save with retention, in the default mode."""
+    assert run_matrix(tmp_path, "--mode=async", "--scheme=local") > 25
 
 
 def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
