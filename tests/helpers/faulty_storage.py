@@ -162,9 +162,9 @@ def watch_data_files(storage: FaultyStorage) -> None:
     """Makes what is done to a bundle's data files operations of a storage."""
 
     class Watched(DirectFile):
-        def __init__(self, path: str) -> None:
+        def __init__(self, path: str, *, bypasses_cache: bool) -> None:
             storage._operate("open", path)
-            super().__init__(path)
+            super().__init__(path, bypasses_cache=bypasses_cache)
 
         def _pwrite(self, data: memoryview) -> int:
             storage._operate("pwrite", self._path)
