@@ -107,7 +107,9 @@ def test_a_second_signal_ends_the_process_although_a_save_is_waited_for(
 ) -> None:
     """KeyboardInterrupt would wait for the save that it is to break off."""
     code = (
-        "import itertools, threading\n"
+        "import itertools, signal, threading\n"
+        # Tests that are started in the background may inherit that it is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from resumable_tf.training.preemption import PreemptionGuard\n"
         "thread = threading.Thread(target=threading.Event().wait)\n"
         "clock = itertools.count(0, 10).__next__\n"
