@@ -148,7 +148,7 @@ class TestWatchedSteps:
         state = rtf.TrainState(weight=weight, generator=generator)
         state.watch(step)
         step()
-        assert len(state.capture().entries) == 2
+        assert len(state.capture().leaves()) == 2
 
     def test_a_plain_function_is_refused(self) -> None:
         with pytest.raises(TypeError, match=r"no tf\.function"):

@@ -51,7 +51,7 @@ def test_without_the_client_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cloud_tpu_client", None)
-    with pytest.raises(UsageError, match=r"pip install 'resumable-tf\[tpu\]'"):
+    with pytest.raises(UsageError, match=r"pip install cloud-tpu-client==0.10"):
         TpuNode("node-1")
 
 
