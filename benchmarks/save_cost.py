@@ -38,9 +38,11 @@ peak (VmHWM) beside the save less the peak of the steps alone, the larger of bot
 **Checked.** The first save is restored and must equal the state in the moment of the
 save, though training went on while it was written; and the steps must have changed it.
 
-**Restore** is into built live objects in the same process, with the page cache warm and
-verification as each ships (ours reads every byte of every file, and has left none of
-them in the page cache). JAX has no live objects; it gets new arrays.
+**Restore** is into built live objects in the same process, from the disk: the files are
+dropped from the page cache first, as they are missing there on a new machine.
+Verification is as each ships (ours reads every byte of every file). JAX has no live
+objects; it gets new arrays. On a virtual machine the memory of files that were in the
+page cache before is at hand, and fresh memory, which ours needs here, is dear.
 
 **Training paused.** Seconds from the save to the commit with nothing else running; the
 same with fsync of all files after it, for those that are not durable when they say they
@@ -56,10 +58,10 @@ in a single process without a process group. Of ours, `keep_freed_memory` is
 called before training, as docs/saving.md advises; nothing else is tuned.
 
 Rounds interleave the peers, each in a process of its own that ends before the next one
-starts; the order turns by one each round. `os.sync()` precedes every measurement. The
-page cache is not dropped, since that needs root. `--directory` needs four times the
-largest state, on a disk: in memory (tmpfs) an fsync means nothing. All files are
-deleted. A process may hold three times its state in memory. Peers that are not
+starts; the order turns by one each round. `os.sync()` precedes every measurement.
+`--directory` needs four times the largest state, on a disk: in memory (tmpfs) an fsync
+means nothing. All files are deleted. A process may hold three times its state in
+memory. Peers that are not
 installed are left out. This needs Linux.
 
 `--preset` measures the real training of a preset instead, 100 steps of which take

@@ -94,6 +94,7 @@ def measure(peer: Peer, plan: Plan) -> dict[str, Any]:
         peer.step()
     first = save_in_training(peer, plan, note=lambda: digest(peer))
     changed = digest(peer)
+    drop_from_page_cache(plan.directory)
     restore_secs = peer.restore()
     restored, saved = digest(peer), first.pop("noted")
     if restored != saved or changed == saved:
@@ -246,6 +247,18 @@ def fsync_all(directory: str) -> None:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def drop_from_page_cache(directory: str) -> None:
+    """Lets every file below be read from the disk next time, as on a new machine."""
+    fsync_all(directory)
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
 
