@@ -53,7 +53,7 @@ def test_kill_at_each_storage_operation_leaves_a_restorable_run(
 
 
 def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
-    flags = ("--timed=4", "--saves=4", "--size=500000")
+    flags = ("--timed=4", "--saves=24", "--size=500000")
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
 
 
@@ -94,5 +94,5 @@ def test_kill_at_each_operation_of_a_restore_and_a_save(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_kills_spread_over_the_writing(tmp_path: Path, mode: str) -> None:
-    flags = ("--timed=16", "--saves=8", "--size=2000000", f"--mode={mode}")
+    flags = ("--timed=16", "--saves=24", "--size=2000000", f"--mode={mode}")
     assert run_matrix(tmp_path, *flags, "--scheme=local") > 5
