@@ -52,6 +52,7 @@ def test_kill_at_each_storage_operation_leaves_a_restorable_run(
     assert run_matrix(tmp_path, "--mode=async", "--scheme=local") > 25
 
 
+@pytest.mark.slow
 def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
     flags = ("--timed=4", "--saves=24", "--size=500000")
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
