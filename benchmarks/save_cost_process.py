@@ -94,7 +94,7 @@ def measure(peer: Peer, plan: Plan) -> dict[str, Any]:
         peer.step()
     first = save_in_training(peer, plan, note=lambda: digest(peer))
     changed = digest(peer)
-    drop_from_page_cache(plan.directory)
+    fsync_all(plan.directory, drops=True)
     restore_secs = peer.restore()
     restored, saved = digest(peer), first.pop("noted")
     if restored != saved or changed == saved:
@@ -240,25 +240,21 @@ def digest(peer: Peer) -> int:
     return checksum
 
 
-def fsync_all(directory: str) -> None:
-    """Makes every file below durable, and the directories that name them."""
+def fsync_all(directory: str, *, drops: bool = False) -> None:
+    """Makes every file below durable, and the directories that name them.
+
+    Args:
+        directory: Where.
+        drops: Whether the files are to be read from the disk next time, as on a new
+            machine.
+    """
     for folder, _, names in os.walk(directory):
         for path in [*(os.path.join(folder, name) for name in names), folder]:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def drop_from_page_cache(directory: str) -> None:
-    """Lets every file below be read from the disk next time, as on a new machine."""
-    fsync_all(directory)
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                if drops and path != folder:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
 

@@ -8,7 +8,6 @@ usage, 1 anything else.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -32,6 +31,7 @@ from resumable_tf.errors import (
     ResumableError,
     UsageError,
 )
+from resumable_tf.training.cluster_task import cluster_task
 from resumable_tf.training.grace import GRACE_SECS
 from resumable_tf.training.places import PlaceDefaults, detect_place, place_defaults
 
@@ -206,22 +206,13 @@ def _export(run_dir: str, where: PlaceDefaults) -> None:
     As a child of this process it would find no memory on a GPU, all of which TensorFlow
     has taken here.
     """
-    if where.export_dir is None or not _is_chief():
+    if where.export_dir is None or not cluster_task(os.environ).is_chief:
         return
     script = Path(__file__).with_name("export_model.py")
     flags = ["--run-dir", run_dir, "--output", where.export_dir]
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execv(sys.executable, [sys.executable, str(script), *flags])
-
-
-def _is_chief() -> bool:
-    """Tells whether this process of TF_CONFIG stands for the whole training."""
-    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-    task = config.get("task", {})
-    # Worker 0 is the chief only where nobody has the title.
-    title = "chief" if "chief" in config.get("cluster", {}) else "worker"
-    return task.get("type", title) == title and task.get("index", 0) == 0
 
 
 def _steps_or_auto(text: str) -> int | str:

@@ -227,7 +227,7 @@ def _read_inventory(prefix: str) -> dict[str, TensorSpec]:
 
 
 def _compare(inventory: dict[str, TensorSpec], snapshot: Snapshot) -> None:
-    """Checks that TensorFlow wrote all that was captured.
+    """Checks that all was written that was captured.
 
     Raises:
         SaveError: If a key, a shape or a dtype differs.
@@ -241,7 +241,7 @@ def _compare(inventory: dict[str, TensorSpec], snapshot: Snapshot) -> None:
     }
     if differing:
         raise SaveError(
-            f"TensorFlow did not write what was captured: {sorted(differing)[:5]}"
+            f"the bundle does not hold what was captured: {sorted(differing)[:5]}"
         )
 
 

@@ -3,7 +3,7 @@
     for span in read_spans("ckpt-7.index"):
         span.shard, span.offset, span.size, span.crc32c
 
-    data = format_index({"w/.ATTRIBUTES/VARIABLE_VALUE": tensor}, num_shards=1)
+    data = format_index({"w/.ATTRIBUTES/VARIABLE_VALUE": entry}, num_shards=1)
 
 The index is a sorted table from a tensor's name to where its bytes are. The checksum of
 a tensor was taken while it was written, so a data file need not be read again to have
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from resumable_tf.checkpoint.crc32c import mask, unmask
+from resumable_tf.checkpoint.crc32c import unmask
 from resumable_tf.checkpoint.sorted_table import build_table, read_table
 
 _HEADER_KEY = b""
@@ -44,27 +45,6 @@ class Span:
     offset: int
     size: int
     crc32c: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a data file.
-
-    Attributes:
-        dtype: TensorFlow's number of the dtype.
-        shape: Its shape.
-        shard: Number of the data file.
-        offset: First byte in it.
-        size: Number of bytes.
-        crc32c: TensorFlow's checksum, not masked; for strings not that of the bytes.
-    """
-
-    dtype: int
-    shape: tuple[int, ...]
-    shard: int
-    offset: int
-    size: int
-    crc32c: int
 
 
 def read_spans(path: str) -> list[Span]:
@@ -95,30 +75,17 @@ def read_spans(path: str) -> list[Span]:
     return sorted(spans, key=lambda span: (span.shard, span.offset))
 
 
-def format_index(tensors: Mapping[str, StoredTensor], *, num_shards: int) -> bytes:
+def format_index(entries: Mapping[str, Any], *, num_shards: int) -> bytes:
     """Returns the contents of an index file.
 
     Args:
-        tensors: Where each is, by its key in the checkpoint.
+        entries: A `BundleEntryProto` of each tensor, by its key in the checkpoint.
         num_shards: Number of data files.
     """
     header = tensor_bundle_pb2.BundleHeaderProto(
         num_shards=num_shards, endianness=tensor_bundle_pb2.BundleHeaderProto.LITTLE
     )
     header.version.producer = _PRODUCER
-    entries = [(key.encode(), _entry(tensors[key])) for key in tensors]
-    return build_table([(_HEADER_KEY, header.SerializeToString()), *sorted(entries)])
-
-
-def _entry(tensor: StoredTensor) -> bytes:
-    entry = tensor_bundle_pb2.BundleEntryProto(
-        dtype=tensor.dtype,
-        shard_id=tensor.shard,
-        offset=tensor.offset,
-        size=tensor.size,
-        crc32c=mask(tensor.crc32c),
-    )
-    entry.shape.SetInParent()
-    for size in tensor.shape:
-        entry.shape.dim.add(size=size)
-    return bytes(entry.SerializeToString())
+    named = {key.encode(): entry for key, entry in entries.items()}
+    table = {_HEADER_KEY: header, **named}
+    return build_table([(key, table[key].SerializeToString()) for key in sorted(table)])

@@ -137,10 +137,15 @@ class Catalog:
         """
         found = []
         for step in self.steps():
-            if step not in self._known and self.info_or_none(step) is None:
-                found.append(Candidate(step))
-            else:
-                found.append(self._known[step])
+            if step not in self._known:
+                try:
+                    self.read(step)
+                except CheckpointCorruptError as error:
+                    _log.warning("checkpoint %d can't be compared: %s", step, error)
+                    self._known[step] = Candidate(step)
+                except FileNotFoundError:  # Another process trains here and deletes.
+                    continue
+            found.append(self._known[step])
         return found
 
     def digest(self, step: int) -> str:
@@ -273,9 +278,11 @@ class Catalog:
         times = {}
         for step in sorted(left):
             try:
-                times[step] = (self._known.get(step) or self.read(step)).time
+                time = (self._known.get(step) or self.read(step)).time
             except CheckpointCorruptError:
                 continue  # It is found, and set aside, when it is to be restored.
+            if time:  # Else its manifest was found damaged before.
+                times[step] = time
         if times:
             self._storage.write_bytes(STATE_FILE, format_state(times))
         else:

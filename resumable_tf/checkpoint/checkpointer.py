@@ -299,13 +299,13 @@ class Checkpointer:
         """
         self._saving.raise_failure()
 
-    def wait(self) -> None:
-        """Waits for the save in flight, in all tiers.
+    def wait(self, *, for_copy: bool = True) -> None:
+        """Waits for the save in flight; with `for_copy` in all tiers.
 
         Raises:
             SaveError: If it has failed, and `on_storage_error` says to stop.
         """
-        self._saving.wait()
+        self._saving.wait(for_copy=for_copy)
 
     def close(self) -> None:
         """Waits for the save in flight; nothing can be saved afterwards.

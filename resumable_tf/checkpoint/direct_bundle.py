@@ -1,7 +1,7 @@
 """TensorFlow's bundle of a snapshot, written without TensorFlow.
 
-    if can_write(entries):
-        write_direct("/run/checkpoints/ckpt-7", values, max_bytes=2**30)
+    if can_write(snapshot.dtypes()):
+        write_direct(prefix, values, max_bytes=2**30, bypasses_cache=True)
 
 TensorFlow's own writer holds every value until all are written, and leaves a copy of
 them in the page cache. Here a value is let go as soon as its bytes are on their way, so
@@ -20,19 +20,19 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from resumable_tf.checkpoint.bundle_index import StoredTensor, format_index
+from resumable_tf.checkpoint.bundle_index import format_index
 from resumable_tf.checkpoint.crc32c import mask
 from resumable_tf.checkpoint.data_files import shard_numbers
 from resumable_tf.checkpoint.sorted_table import varint
 from resumable_tf.storage.direct_file import DirectFile
 
-_NUMBERS = {
+_DTYPES = {
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    "bool",
+    *("bool", "string"),
 }
-_STRING = "string"
 _first = operator.itemgetter(0)
 
 
@@ -42,11 +42,11 @@ def can_write(dtypes: Collection[str]) -> bool:
     TensorFlow keeps others (numbers of 4 or 8 bits with their own rules) in ways of
     its own.
     """
-    return set(dtypes) <= {*_NUMBERS, _STRING}
+    return set(dtypes) <= _DTYPES
 
 
 def write_direct(
-    prefix: str, values: dict[str, Any], *, max_bytes: int, bypasses_cache: bool = True
+    prefix: str, values: dict[str, Any], *, max_bytes: int, bypasses_cache: bool
 ) -> None:
     """Writes a bundle.
 
@@ -75,7 +75,8 @@ def write_direct(
         index.write(format_index(stored, num_shards=num_shards))
 
 
-def _append(file: DirectFile, tensor: Any, *, shard: int) -> StoredTensor:
+def _append(file: DirectFile, tensor: Any, *, shard: int) -> Any:
+    """Appends a tensor and returns its entry in the index."""
     offset = file.size
     if tensor.dtype == tf.string:
         strings = np.asarray(tensor.numpy(), dtype=object)
@@ -86,13 +87,13 @@ def _append(file: DirectFile, tensor: Any, *, shard: int) -> StoredTensor:
         checksum = file.append(memoryview(tf.bitcast(tensor, tf.uint16)))
     else:
         checksum = file.append(memoryview(tensor))
-    return StoredTensor(
+    return tensor_bundle_pb2.BundleEntryProto(
         dtype=tensor.dtype.as_datatype_enum,
-        shape=tuple(tensor.shape),
-        shard=shard,
+        shape=tensor.shape.as_proto(),
+        shard_id=shard,
         offset=offset,
         size=file.size - offset,
-        crc32c=checksum,
+        crc32c=mask(checksum),
     )
 
 

@@ -84,6 +84,10 @@ class Failures:
         except SaveError as error:
             self.take(error, step=writer.step)
 
+    def restored(self) -> None:
+        """Begins anew after a restore: a step that failed may come once more."""
+        self._last_step = 0
+
     def succeeded(self, step: int) -> None:
         """Forgets the failures up to a step that is saved; by the thread that did it.
 

@@ -58,6 +58,7 @@ class Saving:
     def restored(self, state: TrainState, info: CheckpointInfo | None) -> None:
         """Begins anew after a restore, or without one."""
         self.committed_step = None if info is None else info.step
+        self._failures.restored()
         durable = self._tiers.restored(state.step)
         catalog = self._tiers.durable.catalog
         saved = catalog.candidates() if self._due.needs_metrics else ()
@@ -70,9 +71,9 @@ class Saving:
         return self._due.is_due(
             step,
             is_saving=self.writer.is_busy(),
-            # Also if what is being written will be copied then.
-            is_copying=self._tiers.is_copying()
-            or (self._is_copied_next and self.writer.is_busy()),
+            # In this order: a copy has begun before the writer is done.
+            is_copying=(self._is_copied_next and self.writer.is_busy())
+            or self._tiers.is_copying(),
             epoch=epoch,
             metrics=metrics,
         )
@@ -141,13 +142,18 @@ class Saving:
         self._failures.hear(self.writer)
         self._tiers.hear(self._failures)
 
-    def wait(self) -> None:
+    def wait(self, *, for_copy: bool = True) -> None:
         """Waits for the save in flight, in all tiers.
+
+        Args:
+            for_copy: Whether also for its copy to the durable tier.
 
         Raises:
             SaveError: If it has failed, and training must not go on.
         """
-        self.finish()
+        if for_copy:
+            self.finish()
+        self.writer.finish()
         self.raise_failure()
 
     def end(self) -> None:
@@ -169,16 +175,16 @@ class Saving:
         try:
             self._before_write()
             info = self._tiers.write(snapshot, draft)
+            self.committed_step = draft.step
+            self._due.committed(draft.metrics)
+            self._tiers.tidy(draft.step)
+            if not self._tiers.is_behind:
+                self._failures.succeeded(draft.step)
+            if in_durable:
+                self._tiers.start_copy(draft.step, over)
         except BaseException:
             over()
             raise
         finally:
             snapshot.release()
-        self.committed_step = draft.step
-        self._due.committed(draft.metrics)
-        self._tiers.tidy(draft.step)
-        if not self._tiers.is_behind:
-            self._failures.succeeded(draft.step)
-        if in_durable:
-            self._tiers.start_copy(draft.step, over)
         return info

@@ -3,7 +3,7 @@
     node = TpuNode("node-1", project="p", zone="us-central1-a", api="v2")
     node.status().kind            # NodeKind.READY, WAIT or GONE
 
-Needs the extra `tpu`. What the client gets wrong is done here: it fetches the API's
+Needs cloud-tpu-client. What the client gets wrong is done here: it fetches the API's
 description at each call, knows v1 only, looks for project and zone at a fixed host,
 calls deleted and stopped nodes recoverable, and reports every failure as ValueError.
 """

@@ -1,7 +1,9 @@
 """What a training state holds, value by value.
 
-for entry in state.inventory():
-print(entry.key, entry.shape, entry.dtype, entry.owner)
+    for entry in state.inventory():
+        print(entry.key, entry.shape, entry.dtype, entry.owner)
+
+Keys, shapes and dtypes are TensorFlow's; the owner is for people.
 """
 
 from __future__ import annotations

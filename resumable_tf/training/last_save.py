@@ -18,7 +18,6 @@ from resumable_tf.training.grace import choose_tier, is_worth_a_try
 
 if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer
-    from resumable_tf.checkpoint.writer import SaveHandle
     from resumable_tf.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -77,8 +76,12 @@ def save_in_time(
         "directory",
         *(state.step, left),
     )
+    # The save under way may be of this step; a second one would move it out of the way.
+    _hear(lambda: checkpointer.wait(for_copy=False), state.step)
     if checkpointer.committed_step != state.step:
-        _begin_fast(state, checkpointer, metrics).result()
+        checkpointer.save(state, metrics=metrics, in_durable=False).result()
+    if checkpointer.durable_step == state.step:
+        return
     left = left_secs()
     if is_worth_a_try(left, checkpointer.save_secs["durable"]):
         _copy(state.step, checkpointer, left)
@@ -98,22 +101,6 @@ def _hear(check: Callable[[], None], step: int) -> None:
             return
         except SaveError as error:
             _log.error("saving step %d none the less: %s", step, error)
-
-
-def _begin_fast(
-    state: TrainState, checkpointer: Checkpointer, metrics: Mapping[str, float] | None
-) -> SaveHandle:
-    """Begins a save to the fast tier; waits for no copy that is under way.
-
-    Raises:
-        SaveError: If it can't be begun.
-    """
-    _hear(checkpointer.raise_failure, state.step)
-    try:
-        return checkpointer.save(state, metrics=metrics, in_durable=False)
-    except SaveError as error:  # Of the save that was under way.
-        _log.error("saving step %d none the less: %s", state.step, error)
-        return checkpointer.save(state, metrics=metrics, in_durable=False)
 
 
 def _copy(step: int, checkpointer: Checkpointer, left: float) -> None:

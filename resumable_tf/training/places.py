@@ -10,12 +10,12 @@ toolkit; Azure Machine Learning's "Access data in a job"; Slurm's sbatch(1).
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resumable_tf.errors import UsageError
+from resumable_tf.training.cluster_task import cluster_task
 
 PLACES = ("sagemaker", "azureml", "slurm")
 AZURE_OUTPUT = "AZURE_ML_OUTPUT_run"
@@ -84,7 +84,7 @@ def _sagemaker(environ: Mapping[str, str], run_dir: str | None) -> PlaceDefaults
         UsageError: If there are several hosts, which have such a folder each.
     """
     base = environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")
-    num_hosts = _num_workers(environ)
+    num_hosts = cluster_task(environ).count
     if run_dir is None and num_hosts > 1:
         raise UsageError(
             f"--place sagemaker: TF_CONFIG names {num_hosts} workers, and each host "
@@ -130,20 +130,3 @@ def _slurm(environ: Mapping[str, str], run_dir: str | None) -> PlaceDefaults:
         environ["SLURM_SUBMIT_DIR"], "runs", environ["SLURM_JOB_NAME"]
     )
     return PlaceDefaults("slurm", chosen, None, None)
-
-
-def _num_workers(environ: Mapping[str, str]) -> int:
-    """Returns the hosts of TF_CONFIG that train, 1 without one.
-
-    Raises:
-        UsageError: If TF_CONFIG is no JSON object.
-    """
-    text = environ.get("TF_CONFIG") or "{}"
-    try:
-        cluster = json.loads(text).get("cluster", {})
-        return max(1, len(cluster.get("worker", [])))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"TF_CONFIG is {text!r}, which can't be read ({error}).\n"
-            'Expected {"cluster": {"worker": ["host:port", ...]}, "task": {...}}.'
-        ) from error

@@ -20,6 +20,7 @@ import tensorflow as tf
 from resumable_tf.errors import DeviceError, UsageError
 from resumable_tf.tpu.cluster import make_tpu_strategy
 from resumable_tf.tpu.machine import TpuSettings, settings_from
+from resumable_tf.training.cluster_task import cluster_task
 
 STRATEGIES = ("one", "mirrored", "multi_worker", "tpu")
 
@@ -97,7 +98,7 @@ def _make_multi_worker() -> Any:
     """Returns a MultiWorkerMirroredStrategy over the workers in TF_CONFIG.
 
     Raises:
-        UsageError: If TF_CONFIG is not set or names no workers.
+        UsageError: If TF_CONFIG is not set, names no workers, or this is none.
     """
     config = os.environ.get("TF_CONFIG", "")
     try:
@@ -111,6 +112,12 @@ def _make_multi_worker() -> Any:
         ) from error
     if not workers:
         raise UsageError("TF_CONFIG names no workers; it must have at least one.")
+    task = cluster_task(os.environ)
+    if not task.trains:
+        raise UsageError(
+            f"TF_CONFIG makes this process a {task.kind!r}, which does not train.\n"
+            "Start the training in its workers, and in the chief if there is one."
+        )
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -133,10 +140,6 @@ def topology_of(strategy: Any, name: str) -> Topology:
     """Returns the topology of a strategy made by `make_strategy`."""
     worker_index, num_workers = 0, 1
     if name == "multi_worker":
-        config = json.loads(os.environ["TF_CONFIG"])
-        cluster, task = config["cluster"], config["task"]
-        num_chiefs = len(cluster.get("chief", ()))  # Else worker 0 is the chief.
-        is_worker = task["type"] == "worker"
-        worker_index = int(task["index"]) + (num_chiefs if is_worker else 0)
-        num_workers = len(cluster.get("worker", ())) + num_chiefs
+        task = cluster_task(os.environ)
+        worker_index, num_workers = task.index, task.count
     return Topology(name, strategy.num_replicas_in_sync, worker_index, num_workers)

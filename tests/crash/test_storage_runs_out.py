@@ -322,7 +322,7 @@ def failing_with(error: BaseException) -> Callable[..., Any]:
     [
         FencedOffError("another writer"),
         RunInUseError("in use", host="a", pid=1, since=0.0),
-        SaveError("TensorFlow did not write what was captured"),
+        SaveError("the bundle does not hold what was captured"),
         FileExistsError(errno.EEXIST, "someone else's"),
         StateError("can't be saved"),
         KeyError("a bug"),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -92,7 +90,7 @@ def test_a_bundle_is_byte_for_byte_tensorflows(
     named = {f"a/{number}": value for number, value in enumerate(values)}
     ours, theirs = str(directory / "ours"), str(directory / "theirs")
     write_by_tensorflow(theirs, named)
-    write_direct(ours, dict(named), max_bytes=10**9)
+    write_direct(ours, dict(named), max_bytes=10**9, bypasses_cache=True)
     assert files(ours) == files(theirs)
 
 
@@ -106,7 +104,7 @@ def test_tensorflow_reads_several_data_files(
 ) -> None:
     prefix = str(tmp_path_factory.mktemp("bundle") / "ckpt-1")
     named = {f"a/{number}": value for number, value in enumerate(values)}
-    write_direct(prefix, dict(named), max_bytes=max_bytes)
+    write_direct(prefix, dict(named), max_bytes=max_bytes, bypasses_cache=True)
     reader = tf.train.load_checkpoint(prefix)
     for key, value in named.items():
         found = reader.get_tensor(key)
@@ -122,7 +120,7 @@ def test_an_index_of_many_blocks_is_byte_for_byte_tensorflows(tmp_path: Path) ->
     ]
     named = {key: tf.constant(0.5) for key in sorted(keys)}
     write_by_tensorflow(str(tmp_path / "theirs"), named)
-    write_direct(str(tmp_path / "ours"), named, max_bytes=10**9)
+    write_direct(str(tmp_path / "ours"), named, max_bytes=10**9, bypasses_cache=True)
     ours = files(str(tmp_path / "ours"))
     assert ours == files(str(tmp_path / "theirs"))
     assert len(ours[".index"]) > 2 * 2**18  # Three blocks.
@@ -149,13 +147,20 @@ def test_each_bundle_equals_the_one_that_tensorflow_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int
 ) -> None:
     written: list[str] = []
-    direct = bundle.write_direct
+    described: list[Any] = []
+    direct, describe = bundle.write_direct, bundle._describe
 
     def noted(prefix: str, values: dict[str, Any], **options: Any) -> None:
         written.append(os.path.basename(prefix))
+        assert options["bypasses_cache"]
         direct(prefix, values, **options)
 
+    def noted_description(snapshot: Any) -> Any:
+        described.append(snapshot)
+        return describe(snapshot)
+
     monkeypatch.setattr(bundle, "write_direct", noted)
+    monkeypatch.setattr(bundle, "_describe", noted_description)
     monkeypatch.setattr(bundle, "SHARD_BYTES", max_bytes)
     state = small_state()
     other = tmp_path / "other"
@@ -168,6 +173,7 @@ def test_each_bundle_equals_the_one_that_tensorflow_writes(
             assert files(str(tmp_path / f"checkpoints/ckpt-{step}")) == theirs
             assert len(theirs) == (2 if max_bytes == 10**9 else 6)
     assert written == ["ckpt-1", "ckpt-2", "ckpt-3"]
+    assert len(described) == 1
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-3")
     plain = small_state()
     tf.train.Checkpoint(**plain.trackables).restore(
@@ -258,6 +264,30 @@ def test_an_object_of_another_dtype_is_left_to_tensorflow(tmp_path: Path) -> Non
     assert_equal_files(tmp_path)
 
 
+def test_what_is_uploaded_next_stays_in_the_page_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: list[dict[str, Any]] = []
+    direct = bundle.write_direct
+
+    def noted(prefix: str, values: dict[str, Any], **given: Any) -> None:
+        options.append(given)
+        direct(prefix, values, **given)
+
+    monkeypatch.setattr(bundle, "write_direct", noted)
+    state = small_state()
+    with rtf.Checkpointer("memory://stays-in-the-page-cache") as checkpointer:
+        advance(state)
+        checkpointer.save(state).result()
+    assert [given["bypasses_cache"] for given in options] == [False]
+
+
+def test_a_snapshot_holds_no_values_that_were_taken_from_it() -> None:
+    snapshot = small_state().capture()
+    assert len(snapshot.take_values()) == len(snapshot.leaves())
+    assert not any(snapshot._captured)
+
+
 def test_each_value_is_let_go_when_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +300,7 @@ def test_each_value_is_let_go_when_it_is_written(
 
     monkeypatch.setattr(DirectFile, "append", noted)
     named = {f"a/{number}": tf.zeros(10) for number in range(4)}
-    write_direct(str(tmp_path / "ckpt-1"), named, max_bytes=10**9)
+    write_direct(str(tmp_path / "ckpt-1"), named, max_bytes=10**9, bypasses_cache=True)
     assert held == [3, 2, 1, 0]
 
 
@@ -299,93 +329,7 @@ def test_a_failed_save_keeps_no_values(
     named = {f"a/{number}": tf.zeros(CHUNK_BYTES) for number in range(3)}
     monkeypatch.setattr(direct_file.os, "pwrite", full)
     with pytest.raises(OSError, match="full"):
-        write_direct(str(tmp_path / "ckpt-1"), named, max_bytes=10**9)
+        write_direct(
+            str(tmp_path / "ckpt-1"), named, max_bytes=10**9, bypasses_cache=True
+        )
     assert not named
-
-
-SIZES = [0, 1, 4095, 4096, 4097, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5000]
-
-
-def bytes_of(size: int) -> bytes:
-    return np.random.default_rng(size).bytes(size)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("is_direct", [True, False])
-def test_a_file_holds_what_was_appended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, is_direct: bool
-) -> None:
-    if not is_direct:
-        monkeypatch.setattr(direct_file, "_O_DIRECT", 0)
-    pieces = [bytes_of(size), b"x", bytes_of(size)]
-    with DirectFile(str(tmp_path / "file")) as file:
-        for piece in pieces:
-            # NumPy refuses an empty buffer; so do callers.
-            if piece:
-                assert file.append(piece) == google_crc32c.value(piece)
-        assert file.size == 2 * size + 1
-    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
-
-
-def test_a_file_system_without_direct_writing_gets_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some refuse it at open (tmpfs), some at the first write."""
-    data = bytes_of(CHUNK_BYTES + 77)
-    real_open, real_write = os.open, os.pwrite
-    refused: list[str] = []
-
-    def refuse_open(path: str, flags: int, mode: int = 0o777, **rest: Any) -> int:
-        if flags & os.O_DIRECT:
-            refused.append("open")
-            raise OSError(errno.EINVAL, "no direct I/O", path)
-        return real_open(path, flags, mode, **rest)
-
-    def refuse_write(descriptor: int, data: Any, offset: int) -> int:
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
-            refused.append("pwrite")
-            raise OSError(errno.EINVAL, "no direct I/O")
-        return real_write(descriptor, data, offset)
-
-    for name, double in (("open", refuse_open), ("pwrite", refuse_write)):
-        with monkeypatch.context() as patch:
-            patch.setattr(direct_file.os, name, double)
-            with DirectFile(str(tmp_path / name)) as file:
-                file.append(data)
-        assert (tmp_path / name).read_bytes() == data
-    assert refused == ["open", "pwrite"]
-
-
-def test_a_file_that_is_read_next_is_written_through_the_cache(tmp_path: Path) -> None:
-    for bypasses in (False, True):
-        with DirectFile(str(tmp_path / "f"), bypasses_cache=bypasses) as file:
-            flags = fcntl.fcntl(file._descriptor, fcntl.F_GETFL)
-        assert bool(flags & os.O_DIRECT) == bypasses
-
-
-def test_writes_that_are_cut_short_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.pwrite
-    monkeypatch.setattr(
-        direct_file.os, "pwrite", lambda d, data, at: real(d, data[:12288], at)
-    )
-    data = bytes_of(100_000)
-    with DirectFile(str(tmp_path / "file")) as file:
-        file.append(data)
-    assert (tmp_path / "file").read_bytes() == data
-
-
-def test_an_error_of_the_disk_comes_through_and_the_file_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(direct_file.os, "pwrite", full)
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "f")) as file:
-        file.append(bytes_of(CHUNK_BYTES))
-    with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "f")) as file:
-        file.append(b"less than a block")
-    assert len(os.listdir("/proc/self/fd")) == before

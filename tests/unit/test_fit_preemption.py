@@ -10,6 +10,7 @@ import tensorflow as tf
 from helpers.fake_metadata import FakeMetadata
 
 import resumable_tf as rtf
+from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.supervising.heartbeat import (
     HEARTBEAT_VARIABLE,
     create_heartbeat_file,
@@ -51,6 +52,36 @@ def test_fit_saves_and_stops_when_the_metadata_server_says_so(
     assert 1 <= beat.step <= caught.value.step
     assert not beat.is_training
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_fit_is_preempted_although_the_run_directory_can_not_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fast tier has the state: that is no crash."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("injected")
+
+    monkeypatch.setattr(Tier, "copy", fail)
+    model = tf.keras.Sequential([tf.keras.layers.Input((1,)), tf.keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    ones = tf.ones((1, 1))
+    data = tf.data.Dataset.from_tensors((ones, ones)).repeat(NUM_BATCHES)
+
+    class Stop(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            if batch == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    fast = rtf.FastTier(str(tmp_path / "fast"))
+    options = rtf.SaveOptions(fast_tier=fast, on_storage_error="continue")
+    resume = rtf.ResumeCallback(str(tmp_path / "run"), options=options)
+    with pytest.raises(rtf.Preempted, match="SIGTERM: saved step") as caught:
+        model.fit(data, callbacks=[Stop(), resume], shuffle=False, verbose=0)
+    (info,) = rtf.Checkpointer(str(tmp_path / "fast")).checkpoints()
+    assert info.step == caught.value.step
+    assert f"copy of step {info.step}" in caplog.text
+    assert "injected" in caplog.text
 
 
 def test_a_long_validation_is_no_hang(

@@ -14,6 +14,7 @@ from helpers.saved_runs import steps_in
 from helpers.small_state import advance, assert_at_step, small_state
 
 import resumable_tf as rtf
+from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import SaveError
 from resumable_tf.storage import LocalStorage
 
@@ -123,6 +124,34 @@ def test_a_step_that_is_saved_already_is_not_saved_again(tmp_path: Path) -> None
         with pytest.raises(rtf.Preempted):
             guard.after_step(state, checkpointer)
         assert checkpointer.latest().manifest.time == time_of_save
+
+
+def test_a_step_that_is_being_saved_is_not_saved_again_with_a_fast_tier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would move the first one away while that is copied to the run directory."""
+    written: list[int] = []
+    write = Tier.write
+
+    def slow(tier: Tier, snapshot: Any, draft: Any) -> Any:
+        written.append(draft.step)
+        time.sleep(0.3)
+        return write(tier, snapshot, draft)
+
+    monkeypatch.setattr(Tier, "write", slow)
+    options = rtf.SaveOptions(fast_tier=rtf.FastTier(str(tmp_path / "fast")))
+    state = small_state()
+    with (
+        rtf.Checkpointer(str(tmp_path / "run"), options=options) as checkpointer,
+        quiet_guard(grace_secs=25.0) as guard,
+    ):
+        advance(state)
+        checkpointer.save(state)
+        guard.request("preempted")
+        with pytest.raises(rtf.Preempted):
+            guard.after_step(state, checkpointer)
+        assert checkpointer.durable_step == 1
+    assert written == [1]
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,17 @@ def test_a_run_that_could_not_continue_is_refused(
         place_defaults(name, environ)
 
 
-def test_several_sagemaker_hosts_need_one_directory_for_all() -> None:
-    workers = {"cluster": {"worker": ["algo-1:8890", "algo-2:8890"]}}
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"worker": ["algo-1:8890", "algo-2:8890"]},
+        {"chief": ["algo-1:8890"], "worker": ["algo-2:8890"]},
+    ],
+)
+def test_several_sagemaker_hosts_need_one_directory_for_all(
+    cluster: dict[str, list[str]],
+) -> None:
+    workers = {"cluster": cluster}
     environ = {**SAGEMAKER, "TF_CONFIG": json.dumps(workers)}
     with pytest.raises(UsageError, match=r"2 workers[^$]*s3://"):
         place_defaults("sagemaker", environ)

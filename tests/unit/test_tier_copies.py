@@ -12,7 +12,9 @@ from helpers.small_state import advance, small_state
 from helpers.two_tiers import Machine, train_on
 
 from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
+from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.tier import Tier
+from resumable_tf.checkpoint.tiers import Tiers
 from resumable_tf.errors import SaveError
 from resumable_tf.storage import open_storage
 from resumable_tf.training.last_save import save_last
@@ -113,6 +115,48 @@ def test_training_goes_on_over_failed_copies_but_the_last_must_succeed(
     assert (checkpointer.committed_step, checkpointer.durable_step) == (5, 0)
     with pytest.raises(SaveError, match=r"step 4 .*injected"):
         checkpointer.close()
+
+
+def test_a_save_after_a_rollback_makes_up_for_a_later_step_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("injected")
+
+    state = small_state()
+    options = SaveOptions(on_storage_error="continue")
+    with Checkpointer(str(tmp_path), every_steps=2, options=options) as checkpointer:
+        train_on(state, checkpointer, 2)
+        checkpointer.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(Tier, "write", fail)
+            train_on(state, checkpointer, 8)
+            checkpointer.wait()
+        assert checkpointer.failures.count == 3
+        checkpointer.restore(state, 2)
+        train_on(state, checkpointer, 4)
+        checkpointer.wait()
+        assert checkpointer.failures.last is None
+
+
+def test_a_durable_save_is_over_if_what_comes_after_its_writing_fails(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cost would be measured on and on."""
+    ended: list[bool] = []
+    monkeypatch.setattr(Due, "end_copy", lambda _: ended.append(True))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("injected")
+
+    state = small_state()
+    with here.checkpointer() as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tiers, "tidy", fail)
+            with pytest.raises(SaveError, match="injected"):
+                checkpointer.save(state).result()
+        assert ended == [True]
 
 
 def test_a_copy_that_succeeds_does_not_hide_that_a_newer_save_has_failed(

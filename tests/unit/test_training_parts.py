@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from resumable_tf.errors import DeviceError, UsageError
 from resumable_tf.notices import tpu_node
 from resumable_tf.state import TrainState
+from resumable_tf.training.cluster_task import cluster_task
 from resumable_tf.training.config import TrainConfig
 from resumable_tf.training.event_log import EventLog, _complete_records
 from resumable_tf.training.hooks import Evaluate
@@ -266,6 +267,15 @@ def test_multi_worker_without_tf_config_says_what_to_set(
 ) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UsageError, match="needs TF_CONFIG"):
+        make_strategy("multi_worker")
+
+
+def test_an_evaluator_is_refused_as_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"worker": ["a:1"], "evaluator": ["b:1"]}
+    config = {"cluster": cluster, "task": {"type": "evaluator", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert not cluster_task(os.environ).is_chief
+    with pytest.raises(UsageError, match="a 'evaluator', which does not train"):
         make_strategy("multi_worker")
 
 

@@ -19,8 +19,9 @@ import tensorflow as tf
 
 from resumable_tf.auditing.log import BATCH, EPOCH
 from resumable_tf.auditing.switch import active_recorder
+from resumable_tf.checkpoint.failures import attach
 from resumable_tf.data.iterator_state import size_bytes
-from resumable_tf.errors import StateError
+from resumable_tf.errors import SaveError, StateError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
 from resumable_tf.state.keras_objects import is_built, is_optimizer
@@ -351,13 +352,16 @@ class FitSession:
             save(self._state, metrics=metrics)
             return
         self._stop.save(self._state, self._checkpointer, metrics=metrics)
-        name = self._stop.requested.name
-        self.end()
-        raise Preempted(
-            f"{name}: saved step {self._state.step} and stopped. Run the same program "
-            "to continue.",
+        stopped = Preempted(
+            f"{self._stop.requested.name}: saved step {self._state.step} and stopped. "
+            "Run the same program to continue.",
             step=self._state.step,
         )
+        try:
+            self.end()
+        except SaveError as error:  # Of a copy or an earlier save: this one is good.
+            attach(stopped, error)
+        raise stopped
 
     def _warn_of_size(self, position: list[bytes]) -> None:
         size = size_bytes(position)
