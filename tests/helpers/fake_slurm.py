@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,9 +112,12 @@ class Job:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    @property
-    def is_running(self) -> bool:
-        return self._process.poll() is None
+    def wait_for(self, path: Path) -> None:
+        """Waits until the job has made a file."""
+        while not path.exists():
+            if self._process.poll() is not None:
+                raise AssertionError(f"the job has ended without {path}")
+            time.sleep(0.01)
 
     def signal_batch_script(self) -> None:
         """Sends SIGTERM to the script alone: the B of --signal=B:TERM@60."""

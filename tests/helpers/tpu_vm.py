@@ -12,11 +12,10 @@ import json
 import os
 import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from helpers.fake_gcs import FakeGcs
+from helpers.fake_metadata import PREFIX, FakeMetadata
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tpu_vm_startup.sh"
 TOKEN = "ya29.a-token-that-nobody-may-see"
@@ -40,43 +39,16 @@ exit 0
 )
 
 
-class MetadataServer:
-    """Google's metadata server; a path without a value is 404."""
+class MetadataServer(FakeMetadata):
+    """Google's metadata server, with a token; a path without a value is 404."""
 
     def __init__(self, values: dict[str, str]) -> None:
         token = json.dumps({"access_token": TOKEN, "expires_in": 3599})
-        self.values = {_TOKEN_PATH: token, **values}
-        handler = type("_BoundMetadata", (_Metadata,), {"values": self.values})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        port = self._server.server_port
-        self.url = f"http://127.0.0.1:{port}/computeMetadata/v1"
+        super().__init__({_TOKEN_PATH: token, **values})
 
-    def __enter__(self) -> MetadataServer:
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        ).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Metadata(BaseHTTPRequestHandler):
-    values: dict[str, str]
-
-    def do_GET(self) -> None:
-        key = self.path.removeprefix("/computeMetadata/v1/")
-        is_allowed = self.headers.get("Metadata-Flavor") == "Google"
-        found = self.values.get(key)
-        self.send_response(403 if not is_allowed else 404 if found is None else 200)
-        body = (found or "").encode() if is_allowed else b""
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}{PREFIX.rstrip('/')}"
 
 
 class TpuVm:
