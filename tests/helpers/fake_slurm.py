@@ -112,11 +112,11 @@ class Job:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def wait_for(self, path: Path) -> None:
-        """Waits until the job has made a file."""
-        while not path.exists():
+    def wait_for(self, folder: Path, pattern: str) -> None:
+        """Waits until the job has made a file of such a name."""
+        while not list(folder.glob(pattern)):
             if self._process.poll() is not None:
-                raise AssertionError(f"the job has ended without {path}")
+                raise AssertionError(f"the job has ended without {folder / pattern}")
             time.sleep(0.01)
 
     def signal_batch_script(self) -> None:

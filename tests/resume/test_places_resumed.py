@@ -46,13 +46,6 @@ def _args(corpus: Path) -> list[str]:
     return args[:at] + args[at + 2 :]
 
 
-def _wait_for_checkpoint(run_dir: Path, is_running: object) -> None:
-    ends = time.monotonic() + _AT_THE_END
-    while not list((run_dir / "checkpoints").glob("ckpt-*.manifest.json")):
-        assert is_running() and time.monotonic() < ends  # type: ignore[operator]
-        time.sleep(0.01)
-
-
 @pytest.mark.crash
 @pytest.mark.slow
 def test_a_slurm_job_is_requeued_after_its_signal_and_ends_the_same(
@@ -63,7 +56,7 @@ def test_a_slurm_job_is_requeued_after_its_signal_and_ends_the_same(
         slurm.options
     )
     job = slurm.start(_args(corpus), restart_count=0)
-    _wait_for_checkpoint(slurm.run_dir, lambda: job.is_running)
+    job.wait_for(slurm.run_dir / "checkpoints", "ckpt-*.manifest.json")
     job.signal_batch_script()
     # Slurm signals again when the time is up; the save must not be cut short.
     job.signal_batch_script()

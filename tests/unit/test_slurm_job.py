@@ -24,7 +24,7 @@ def test_a_signal_before_training_has_begun_is_requeued(tmp_path: Path) -> None:
     slurm = FakeSlurm(tmp_path)
     slurm.replace_python(f"touch {tmp_path}/started; exec sleep 60")
     job = slurm.start([], restart_count=0)
-    job.wait_for(tmp_path / "started")
+    job.wait_for(tmp_path, "started")
     job.signal_batch_script()
     code, output = job.wait()
     assert code == 143, output
@@ -44,7 +44,7 @@ def test_a_cancelled_job_stays_cancelled(
         f"until {until}; do sleep 0.02; done; exit {code}"
     )
     job = slurm.start([], restart_count=0)
-    job.wait_for(tmp_path / "started")
+    job.wait_for(tmp_path, "started")
     slurm.end_job()
     if is_script_signalled:
         job.signal_batch_script()
@@ -62,7 +62,7 @@ def test_a_save_that_outlasts_the_time_limit_is_still_requeued(tmp_path: Path) -
         "until [ -e go ]; do sleep 0.02; done; exit 75"
     )
     job = slurm.start([], restart_count=0)
-    job.wait_for(tmp_path / "started")
+    job.wait_for(tmp_path, "started")
     job.signal_batch_script()
     while "passed on" not in (said := job.read_line()):
         assert said
@@ -91,7 +91,7 @@ def test_training_gets_the_signal_once_however_often_slurm_sends_it(
         'until [ -n "$saving" ]; do sleep 0.02; done; sleep 0.5; exit 75'
     )
     job = slurm.start([], restart_count=0)
-    job.wait_for(tmp_path / "started")
+    job.wait_for(tmp_path, "started")
     for _ in range(3):
         job.signal_batch_script()
         time.sleep(0.05)
