@@ -60,7 +60,7 @@ class BundleWriter:
         storage: Storage,
         draft: Manifest,
         *,
-        before_commit: Callable[[], None] = lambda: None,
+        check_right: Callable[[], None] = lambda: None,
     ) -> Manifest:
         """Writes and commits a checkpoint.
 
@@ -69,8 +69,8 @@ class BundleWriter:
             storage: The run directory. If it is no local one, the bundle is written to
                 a temporary directory and uploaded.
             draft: The manifest, but for files, inventory, optimizers and topology.
-            before_commit: Called right before the manifest is written; what it raises
-                keeps it from being written.
+            check_right: Called right before the bundle is uploaded and again before
+                the manifest is written; what it raises keeps both from happening.
 
         Returns:
             The manifest as committed.
@@ -93,7 +93,7 @@ class BundleWriter:
                 snapshot.release()
                 inventory = _read_inventory(prefix)
                 _compare(inventory, snapshot)
-                files = _store(prefix, storage, uploads=uploads)
+                files = _store(prefix, storage, fence=check_right if uploads else None)
                 manifest = dataclasses.replace(
                     draft,
                     files=files,
@@ -101,7 +101,7 @@ class BundleWriter:
                     optimizers=snapshot.optimizers(),
                     topology={"num_replicas": snapshot.num_replicas()},
                 )
-                before_commit()
+                check_right()
                 storage.create(manifest_name(draft.step), manifest.to_bytes())
                 committed.append(manifest)
 
@@ -201,14 +201,24 @@ def _save(
     return sharding.keys
 
 
-def _store(prefix: str, storage: Storage, *, uploads: bool) -> tuple[FileRecord, ...]:
-    """Makes the files of a bundle durable where they belong, and describes them."""
+def _store(
+    prefix: str, storage: Storage, *, fence: Callable[[], None] | None
+) -> tuple[FileRecord, ...]:
+    """Makes the files of a bundle durable where they belong, and describes them.
+
+    Args:
+        prefix: The bundle's.
+        storage: Where they belong.
+        fence: Called right before they are uploaded: writing takes long enough for
+            another process to have taken over. None if they are there already.
+    """
     described = describe(prefix)
     files = [
         Upload(f"{CHECKPOINTS}/{record.name}", path, record.crc32c)
         for path, record in described
     ]
-    if uploads:
+    if fence is not None:
+        fence()
         upload_files(storage, files)
     else:
         for file in files:

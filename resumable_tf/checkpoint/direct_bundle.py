@@ -58,6 +58,7 @@ def write_direct(
         bypasses_cache: Whether the data files are kept out of the page cache.
 
     Raises:
+        FileExistsError: If one of the files is there; nothing is written over.
         OSError: If the disk is full or fails.
     """
     numbers = shard_numbers(values.values(), max_bytes)
@@ -71,7 +72,7 @@ def write_direct(
                     stored[key] = _append(file, values.pop(key), shard=number)
     finally:
         values.clear()  # Else a kept error would keep them.
-    with open(f"{prefix}.index", "wb") as index:
+    with open(f"{prefix}.index", "xb") as index:
         index.write(format_index(stored, num_shards=num_shards))
 
 

@@ -103,7 +103,7 @@ class Tier:
         try:
             with as_os_errors():
                 manifest = self._bundles.write(
-                    snapshot, self.storage, draft, before_commit=self.lease.verify
+                    snapshot, self.storage, draft, check_right=self.lease.verify
                 )
         except OSError as error:
             self._free_space(error)
@@ -144,8 +144,7 @@ class Tier:
             if path is None:
                 raise SaveError(f"{source.storage.locate(name)} is no local file")
             uploads.append(Upload(name, path, record.crc32c))
-        self.storage.make_dirs(CHECKPOINTS)
-        upload_files(self.storage, uploads)
+        self._upload(uploads, completes=completes)
         before_commit()
         self.lease.verify()
         self.storage.create(manifest_name(step), manifest.to_bytes())
@@ -181,6 +180,20 @@ class Tier:
             SaveError: If the storage failed; the lease then runs out by itself.
         """
         self.lease.release()
+
+    def _upload(self, uploads: list[Upload], *, completes: bool) -> None:
+        self.storage.make_dirs(CHECKPOINTS)
+        self.lease.verify()
+        try:
+            upload_files(self.storage, uploads)
+        except FileExistsError:
+            if not completes:
+                raise
+            # If the lease still holds, an earlier process has left it, of another
+            # save of this step.
+            self.lease.verify()
+            self.catalog.clean()
+            upload_files(self.storage, uploads)
 
     def _make_room(self, step: int, *, completes: bool = False) -> None:
         """Moves what is as new as `step`, or newer, out of the way."""

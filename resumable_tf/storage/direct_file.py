@@ -32,29 +32,25 @@ class DirectFile:
     """A new file that grows at its end; not durable before it is fsynced."""
 
     def __init__(self, path: str, *, bypasses_cache: bool = True) -> None:
-        """Makes the file, or empties it.
+        """Makes the file.
 
         Args:
             path: On a local disk.
             bypasses_cache: False for a file that is read again at once.
 
         Raises:
+            FileExistsError: If it is there; another process may be writing it.
             OSError: If it can't be made.
         """
         self._buffer = mmap.mmap(-1, CHUNK_BYTES)  # Begins at a page.
         self._bytes = np.frombuffer(self._buffer, np.uint8)
         self._written = self._filled = 0
         self._path = path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        direct = _O_DIRECT if bypasses_cache else 0
-        try:
-            self._descriptor = os.open(path, flags | direct, 0o666)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not direct:
-                raise
-            direct = 0
-            self._descriptor = os.open(path, flags, 0o666)
-        self._is_direct = bool(direct)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._descriptor = os.open(path, flags, 0o666)
+        self._is_direct = False
+        if bypasses_cache and _O_DIRECT:
+            self._bypass_cache()
 
     @property
     def size(self) -> int:
@@ -125,6 +121,18 @@ class DirectFile:
 
     def _pwrite(self, data: memoryview) -> int:
         return os.pwrite(self._descriptor, data, self._written)
+
+    def _bypass_cache(self) -> None:
+        # Not while it is opened: where that is refused, the file is made all the same.
+        status = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, status | _O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                os.close(self._descriptor)
+                raise
+        else:
+            self._is_direct = True
 
     def _write_through_cache(self) -> None:
         # Some file systems say only now that they can't, or after part of a block.

@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+ABSENT = "0"
+"""The generation of an object that is not there."""
+
 
 def is_gcs(files: Any) -> bool:
     """Returns whether a file system is Google Cloud Storage's."""
@@ -34,20 +37,6 @@ def stat(files: Any, path: str) -> dict[str, Any]:
     return {**resource, "size": int(resource["size"])}
 
 
-def upload(files: Any, source: str, path: str, *, chunk_bytes: int) -> None:
-    """Copies a local file to an object, in chunks of which only lost ones are resent.
-
-    Raises what a request has raised.
-    """
-    try:
-        files.put_file(source, path, chunksize=chunk_bytes)
-    except AttributeError as error:
-        # Up to 2025.12 gcsfs trips over itself while it gives up an upload.
-        if isinstance(error.__context__, Exception):
-            raise error.__context__ from None
-        raise
-
-
 def read_version(files: Any, path: str) -> tuple[bytes, str]:
     """Returns an object's contents and their generation, from one answer."""
     headers, data = files.call("GET", files.url(path))
@@ -63,7 +52,10 @@ def replace(files: Any, path: str, data: bytes, *, generation: str) -> str:
 
 
 def put(files: Any, path: str, data: bytes, **conditions: str) -> dict[str, Any]:
-    """Writes an object in one request; returns its resource."""
+    """Writes an object in one request; returns its resource.
+
+    Raises `FileExistsError` if a condition does not hold (412).
+    """
     bucket, key, _ = files.split_path(path)
     resource = files.call(
         "POST",
@@ -80,16 +72,15 @@ def put(files: Any, path: str, data: bytes, **conditions: str) -> dict[str, Any]
 
 
 def compose(
-    files: Any, path: str, sources: Sequence[str], *, generation: str | None = None
-) -> None:
-    """Joins up to 32 objects of the same bucket into one; they stay.
+    files: Any, path: str, sources: Sequence[str], **conditions: str
+) -> dict[str, Any]:
+    """Joins up to 32 objects of the same bucket into one; returns its resource.
 
-    Raises `FileExistsError` if the target is of another generation (412).
+    They stay. Raises `FileExistsError` if a condition does not hold (412).
     """
     bucket, key, _ = files.split_path(path)
     names = [files.split_path(source)[1] for source in sources]
-    conditions = {} if generation is None else {"ifGenerationMatch": generation}
-    files.call(
+    resource = files.call(
         "POST",
         "b/{}/o/{}/compose",
         bucket,
@@ -98,8 +89,10 @@ def compose(
             "sourceObjects": [{"name": name} for name in names],
             "destination": {"contentType": "application/octet-stream"},
         },
+        json_out=True,
         **conditions,
     )
+    return dict(resource)
 
 
 def delete_version(files: Any, path: str, *, generation: str) -> None:

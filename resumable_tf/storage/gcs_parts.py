@@ -31,8 +31,8 @@ PARTS = ".parts"
 """Folder, beside the object, of the parts of uploads under way."""
 NUM_PARALLEL_PARTS = 4
 _PART_BYTES = 16 * 2**20
-MIN_BYTES = 2 * _PART_BYTES
-"""Smaller files go as a whole, in one session."""
+MIN_BYTES = _PART_BYTES
+"""Smaller files go as a whole, in one request."""
 _MAX_SOURCES = 32
 """The server joins no more objects at once."""
 
@@ -59,20 +59,21 @@ def is_part(name: str) -> bool:
 
 def upload_in_parts(
     files: Any, source: str, path: str, *, slots: threading.Semaphore
-) -> None:
-    """Copies a local file to an object.
+) -> dict[str, Any]:
+    """Copies a local file to an object that is not there yet.
 
     Args:
         files: A `gcsfs.GCSFileSystem`.
         source: Path of the local file.
-        path: Of the object, which is replaced.
+        path: Of the object.
         slots: Held by each part in memory, so that uploads at the same time share
             one bound.
 
-    Raises what a request has raised.
+    Returns:
+        The object's resource.
+
+    Raises `FileExistsError` if it is there (412), or what a request has raised.
     """
-    # Seen before: another's object that comes meanwhile is not overwritten.
-    generation = _generation(files, path)
     folder = parts_folder(path)
     found = files.find(folder, detail=True)
     with open(source, "rb") as file:
@@ -91,10 +92,7 @@ def upload_in_parts(
         for start, name in zip(starts, joined, strict=True):
             gcs.compose(files, name, names[start : start + _MAX_SOURCES])
         names, level = joined, level + 1
-    with contextlib.suppress(FileExistsError):
-        # If it is there already, by a request whose answer was lost, the caller's
-        # look at length and checksum tells it from another's.
-        gcs.compose(files, path, names, generation=generation)
+    return gcs.compose(files, path, names, ifGenerationMatch=gcs.ABSENT)
 
 
 def delete_parts(files: Any, path: str) -> None:
@@ -138,10 +136,3 @@ def _send(
         if arrived != expected:
             raise UploadChangedError(f"{name} was changed by its upload: {arrived}")
     return name
-
-
-def _generation(files: Any, path: str) -> str:
-    try:
-        return str(gcs.stat(files, path)["generation"])
-    except FileNotFoundError:
-        return "0"

@@ -64,9 +64,7 @@ class LocalStorage:
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yields the file in pieces."""
-        with open(self.locate(name), "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
+        yield from _read(self.locate(name))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces a file atomically."""
@@ -76,13 +74,19 @@ class LocalStorage:
         """Copies the local file `path` to `name` atomically.
 
         Raises:
+            FileExistsError: If `name` exists with other contents.
             OSError: If what was read does not have the checksum.
         """
-        with open(path, "rb") as file:
-            chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK_BYTES), b"")
-            if checksum is not None:
-                chunks = _checked(chunks, path, checksum)
-            self._write(name, chunks)
+        if self._has(name, path, checksum):
+            return
+        chunks = _read(path)
+        if checksum is not None:
+            chunks = _checked(chunks, path, checksum)
+        try:
+            self._create(name, chunks)
+        except FileExistsError:  # Since this moment.
+            if not self._has(name, path, checksum):
+                raise
 
     def create(self, name: str, data: bytes) -> None:
         """Writes a file that must not exist yet.
@@ -90,8 +94,11 @@ class LocalStorage:
         Raises:
             FileExistsError: If `name` exists.
         """
+        self._create(name, [data])
+
+    def _create(self, name: str, chunks: Iterable[bytes]) -> None:
         target = self.locate(name)
-        with self._partial(target, [data]) as partial:
+        with self._partial(target, chunks) as partial:
             try:
                 os.link(partial, target)
             except OSError as error:
@@ -192,6 +199,24 @@ class LocalStorage:
                 with contextlib.suppress(OSError):  # Not empty.
                     os.rmdir(folder)
 
+    def _has(self, name: str, path: str, checksum: str | None) -> bool:
+        """Returns whether a file is there, with the contents that it is to have.
+
+        Raises:
+            FileExistsError: If it has others.
+        """
+        if not self.exists(name):
+            return False
+        expected = _crc32c(path) if checksum is None else checksum
+        is_equal = self.size(name) == os.path.getsize(path)
+        if not is_equal or _crc32c(self.locate(name)) != expected:
+            raise FileExistsError(
+                f"{self.locate(name)} is not what was to be copied there: another "
+                "process has written it"
+            )
+        self.sync(name)
+        return True
+
     @contextlib.contextmanager
     def _exclusive(self, name: str, version: str) -> Iterator[None]:
         """Keeps others from writing versions meanwhile; compares the one there is.
@@ -247,6 +272,19 @@ class LocalStorage:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
+
+
+def _read(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _crc32c(path: str) -> str:
+    checksum = 0
+    for chunk in _read(path):
+        checksum = google_crc32c.extend(checksum, chunk)
+    return f"{checksum:08x}"
 
 
 def _checked(chunks: Iterable[bytes], path: str, expected: str) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import fsspec
@@ -27,8 +27,6 @@ from resumable_tf.storage import gcs, gcs_parts
 from resumable_tf.storage.protocol import CHUNK_BYTES
 from resumable_tf.storage.retry import RetryPolicy, UploadChangedError
 
-_UPLOAD_CHUNK_BYTES = 16 * 2**20
-"""Held in memory, and sent again if it is lost; a multiple of 256 KiB."""
 _NUM_PARALLEL_READS = 4
 _T = TypeVar("_T")
 
@@ -54,7 +52,7 @@ class ObjectStorage:
         self._options = dict(options or {})
         self._retry = retry or RetryPolicy()
         self._opened: tuple[Any, str] | None = None
-        # Each held by one chunk or part in memory, whatever is uploaded side by side.
+        # Each held by one file or part in memory, whatever is uploaded side by side.
         self._slots = threading.BoundedSemaphore(gcs_parts.NUM_PARALLEL_PARTS)
 
     @property
@@ -107,43 +105,32 @@ class ObjectStorage:
     def upload(self, name: str, path: str, *, checksum: str | None = None) -> None:
         """Copies the local file `path` to `name` and compares what has arrived.
 
-        On Google Cloud Storage a large one goes in parts, side by side; parts that a
-        killed process has left are used.
+        On Google Cloud Storage by a conditional request. A large file goes in parts,
+        side by side; parts that a killed process has left are used. On other stores by
+        a look and a write, between which another may write.
 
         Raises:
+            FileExistsError: If `name` exists with other contents.
             OSError: If the object's length or checksum is not the file's.
         """
         files, target = self._at(name)
         size = os.stat(path).st_size
-        expected = _base64_crc32c(path) if checksum is None else _to_base64(checksum)
-        in_parts = gcs.is_gcs(files) and size >= gcs_parts.MIN_BYTES
-        attempt = functools.partial(self._try, "uploading", name)
-        is_asked = checksum is not None and gcs.is_gcs(files)
-        if is_asked and self._has(files, target, size, expected):
+        if checksum is None:
+            expected = _base64_crc32c(_read(path))
+        else:
+            expected = _to_base64(checksum)
+        is_gcs = gcs.is_gcs(files)
+        if is_gcs and checksum is not None and self._has(name, size, expected):
             return
-
-        def send() -> None:
-            if in_parts:
-                gcs_parts.upload_in_parts(files, path, target, slots=self._slots)
-            elif gcs.is_gcs(files):
-                with self._slots:
-                    gcs.upload(files, path, target, chunk_bytes=_UPLOAD_CHUNK_BYTES)
-            else:
-                files.put_file(path, target)
-            info = self._info(files, target)
-            if info["size"] != size:
-                raise UploadChangedError(
-                    f"{self.locate(name)} has {info['size']} bytes after the upload of "
-                    f"{size}"
-                )
-            # Google Cloud Storage's own checksum, in base64.
-            if info.get("crc32c", expected) != expected:
-                raise UploadChangedError(
-                    f"{self.locate(name)} was changed by its upload: {info['crc32c']}"
-                )
-
-        attempt(send)
-        if in_parts:
+        send = self._send if is_gcs else self._put
+        attempt = functools.partial(self._try, "uploading", name)
+        try:
+            attempt(lambda: send(name, path, size=size, expected=expected))
+        except FileExistsError:
+            # By a request whose answer was lost, or by another process.
+            if not self._has(name, size, expected):
+                raise
+        if is_gcs and size >= gcs_parts.MIN_BYTES:
             parts = gcs_parts.parts_folder(target)
             attempt(lambda: gcs_parts.delete_parts(files, parts))
 
@@ -273,13 +260,68 @@ class ObjectStorage:
         info = gcs.stat(files, path) if gcs.is_gcs(files) else files.info(path)
         return dict(info)
 
-    def _has(self, files: Any, path: str, size: int, expected: str) -> bool:
-        """Returns whether an object is what is to be uploaded, as far as it says so."""
+    def _send(self, name: str, path: str, *, size: int, expected: str) -> None:
+        """Creates an object of Google Cloud Storage from a local file.
+
+        Raises:
+            FileExistsError: If the object is there already.
+            UploadChangedError: If something else has arrived; it is deleted again.
+        """
+        files, target = self._at(name)
+        if size >= gcs_parts.MIN_BYTES:
+            made = gcs_parts.upload_in_parts(files, path, target, slots=self._slots)
+        else:
+            with self._slots, open(path, "rb") as file:
+                data = file.read()
+                made = gcs.put(files, target, data, ifGenerationMatch=gcs.ABSENT)
+        found = int(made["size"]), made["crc32c"]
+        if found != (size, expected):
+            # Only what this request has made; who was faster may have done so too.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                gcs.delete_version(files, target, generation=made["generation"])
+            raise UploadChangedError(
+                f"{self.locate(name)} was changed by its upload: {found}"
+            )
+
+    def _put(self, name: str, path: str, *, size: int, expected: str) -> None:
+        """Writes an object of another store from a local file.
+
+        Raises:
+            FileExistsError: If it is there already with other contents.
+            OSError: If something else has arrived. It is left, and not tried again: it
+                may be another's.
+        """
+        files, target = self._at(name)
+        if self._has(name, size, expected):
+            return
+        files.put_file(path, target)
+        found = self._info(files, target)["size"]
+        if found != size:
+            raise OSError(
+                f"{self.locate(name)} has {found} bytes after the upload of {size}"
+            )
+
+    def _has(self, name: str, size: int, expected: str) -> bool:
+        """Returns whether an object is there, with the contents that it is to have.
+
+        Raises:
+            FileExistsError: If it has others.
+        """
         try:
-            info = self._try("looking at", path, lambda: self._info(files, path))
+            info = self._stat(name)
         except FileNotFoundError:
             return False
-        return (int(info["size"]), info.get("crc32c")) == (size, expected)
+        if info.get("type", "file") != "file":
+            return False
+        found = info.get("crc32c")
+        if found is None and int(info["size"]) == size:
+            found = _base64_crc32c(self.read_chunks(name))
+        if (int(info["size"]), found) != (size, expected):
+            raise FileExistsError(
+                f"{self.locate(name)} is not what was to be uploaded: another process "
+                "has written it"
+            )
+        return True
 
     def _expect(self, name: str, version: str) -> None:
         _, found = self.read_version(name)
@@ -316,10 +358,15 @@ def _to_base64(checksum: str) -> str:
     return base64.b64encode(bytes.fromhex(checksum)).decode("ascii")
 
 
-def _base64_crc32c(path: str) -> str:
-    """Returns a file's crc32c as Google Cloud Storage writes it."""
+def _base64_crc32c(chunks: Iterable[bytes]) -> str:
+    """Returns the crc32c of a file's pieces as Google Cloud Storage writes it."""
     checksum = google_crc32c.Checksum()
+    for chunk in chunks:
+        checksum.update(chunk)
+    return base64.b64encode(checksum.digest()).decode("ascii")
+
+
+def _read(path: str) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            checksum.update(chunk)
-    return base64.b64encode(checksum.digest()).decode("ascii")
+            yield chunk

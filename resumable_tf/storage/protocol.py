@@ -50,7 +50,10 @@ class Storage(Protocol):
         """Writes or replaces a file."""
 
     def upload(self, name: str, path: str, *, checksum: str | None = None) -> None:
-        """Writes or replaces a file with the contents of the local file `path`.
+        """Writes a file with the contents of the local file `path`.
+
+        One that is there is accepted if it has these contents already, as by an
+        attempt whose answer was lost; it is never written over.
 
         Args:
             name: The file.
@@ -59,6 +62,7 @@ class Storage(Protocol):
                 not read once more to find out.
 
         Raises:
+            FileExistsError: If `name` exists with other contents; it is left as it is.
             OSError: If something else has arrived, or was read.
         """
 

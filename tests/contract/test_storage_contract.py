@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
+import google_crc32c
 import pytest
 
 from resumable_tf.storage import Storage, open_storage
@@ -53,9 +54,27 @@ def test_large_files_are_streamed_in_bounded_chunks(storage: Storage) -> None:
 def test_upload_copies_a_local_file(storage: Storage, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * (CHUNK_BYTES + 1))
-    storage.write_bytes("target", b"old")
-    storage.upload("target", str(source))
-    assert storage.read_bytes("target") == source.read_bytes()
+    storage.upload("d/target", str(source))
+    assert storage.read_bytes("d/target") == source.read_bytes()
+    assert storage.list("") == ["d/target"]
+
+
+@pytest.mark.parametrize("is_hashed", [True, False])
+def test_upload_accepts_what_has_arrived_and_overwrites_nothing_else(
+    storage: Storage, tmp_path: Path, is_hashed: bool
+) -> None:
+    """Also if only the bits differ, as of two processes at the same step."""
+    source = tmp_path / "source"
+    source.write_bytes(b"mine")
+    checksum = f"{google_crc32c.value(b'mine'):08x}" if is_hashed else None
+    for _ in range(2):
+        storage.upload("d/target", str(source), checksum=checksum)
+    for others in (b"hers", b"another's", b""):
+        storage.write_bytes("d/target", others)
+        with pytest.raises(FileExistsError, match=r"d/target.*another process"):
+            storage.upload("d/target", str(source), checksum=checksum)
+        assert storage.read_bytes("d/target") == others
+        assert storage.list("") == ["d/target"]
 
 
 def test_create_writes_a_new_file(storage: Storage) -> None:

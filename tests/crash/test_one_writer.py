@@ -8,6 +8,7 @@ Google Cloud Storage over HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,15 +17,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from helpers.fake_gcs import FakeGcs
 from helpers.fake_gcs_faults import Fault
-from helpers.small_state import advance, assert_at_step, small_state
+from helpers.small_state import advance, assert_at_step, small_state, values
 
-from resumable_tf.checkpoint import Checkpointer, lease
+from resumable_tf.checkpoint import Checkpointer, direct_bundle, lease
+from resumable_tf.checkpoint.integrity import verify_step
 from resumable_tf.errors import FencedOffError, RunInUseError, SaveError
-from resumable_tf.storage import open_storage
+from resumable_tf.storage import gcs_parts, open_storage
+from resumable_tf.storage.direct_file import DirectFile
 
 TESTS = Path(__file__).parent.parent
 TTL_SECS = 2.0
@@ -34,10 +40,11 @@ pytestmark = pytest.mark.crash
 class Process:
     """A process that holds a run, or was refused."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *options: str) -> None:
         path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+        command = [sys.executable, "-m", "helpers.hold_run", url, f"--ttl={TTL_SECS}"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "helpers.hold_run", url, f"--ttl={TTL_SECS}"],
+            [*command, *options],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,7 +89,13 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def holder(url: str) -> Iterator[Process]:
-    process = Process(url)
+    with holding(url) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def holding(url: str, *options: str) -> Iterator[Process]:
+    process = Process(url, *options)
     try:
         assert process.answer() == "holds 0"
         assert process.ask("save") == "saved 1"
@@ -142,8 +155,8 @@ def test_a_killed_holder_is_replaced_at_once(
 
 STOPPED = {
     "between saves": "",
-    "in an upload": "multipart(?!.*ifGeneration)",
-    "while it proves that it holds the run": "media.*ifGenerationMatch",
+    "in an upload": r"POST /upload.*ckpt-2\.(index|data)",
+    "while it proves that it holds the run": "lease.*ifGenerationMatch",
     "after that, in front of the manifest": "multipart.*ifGenerationMatch=0",
 }
 
@@ -185,6 +198,99 @@ def test_a_stopped_holder_that_wakes_up_can_not_commit(
     assert holder.ask("save").startswith("failed FencedOffError")
     assert manifest_generations(fake_gcs) == generations
     continue_run(url, from_step=2)
+
+
+PART_BYTES = 64 * 2**10
+SIZES = {"small": 1000, "in parts": 100_000}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("url", ["gs"], indirect=True)
+def test_a_stopped_upload_leaves_the_bits_of_another_alone(
+    url: str, fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    """The other one saves other bits at the same step, as other replicas would."""
+    monkeypatch.setattr(gcs_parts, "_PART_BYTES", PART_BYTES)
+    monkeypatch.setattr(gcs_parts, "MIN_BYTES", PART_BYTES)
+    match, times = r"POST /upload.*ckpt-2\.(index|data)", 2
+    if size == "in parts":
+        match, times = r"POST /upload.*parts.*ckpt-2\.data", 4
+    options = (f"--size={SIZES[size]}", f"--part-bytes={PART_BYTES}")
+    with holding(url, *options) as holder:
+        fake_gcs.plan.clear()
+        # All that go side by side; gcsfs waits for a second before it tries again.
+        fake_gcs.plan.add(Fault("reset", match=match, times=times))
+        holder.tell("save")
+        while fake_gcs.plan.num_injected < times:
+            time.sleep(0.001)
+        holder.send(signal.SIGSTOP)
+        expected = save_other_bits(url, size=SIZES[size])
+        holder.send(signal.SIGCONT)
+        answer = holder.answer()
+        assert_holds(url, expected)
+        assert answer.startswith("failed FileExistsError: gs://bucket/run/"), answer
+        assert "ckpt-2" in answer
+        assert "another process" in answer
+        assert holder.ask("save").startswith("failed FencedOffError")
+    assert_holds(url, expected)
+
+
+@pytest.mark.parametrize("is_lost", ["between files", "before all"])
+def test_a_local_writer_that_was_overtaken_leaves_the_bits_of_the_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: str
+) -> None:
+    """As on a file system of several hosts; here both are in one process."""
+    url, expected = str(tmp_path), []
+    state = small_state()
+    older = Checkpointer(url)
+    older.restore_or_initialize(state)
+    advance(state)
+    older.save(state).result()
+
+    def overtake() -> None:
+        monkeypatch.undo()
+        expected.extend(save_other_bits(url, size=SIZES["small"]))
+
+    class Overtaken(DirectFile):
+        def __init__(self, path: str, *, bypasses_cache: bool) -> None:
+            if is_lost == "before all":
+                overtake()
+            super().__init__(path, bypasses_cache=bypasses_cache)
+
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            if is_lost == "between files":
+                overtake()
+
+    monkeypatch.setattr(direct_bundle, "DirectFile", Overtaken)
+    advance(state)
+    with pytest.raises(SaveError) as error:
+        older.save(state).result()
+    assert_holds(url, expected)
+    assert isinstance(error.value.__cause__, FileExistsError)
+    assert str(tmp_path / "checkpoints" / "ckpt-2") in str(error.value)
+    older.close()
+
+
+def save_other_bits(url: str, *, size: int) -> list[Any]:
+    """Goes on from step 1 and saves a step 2 like no other; returns its values."""
+    state = small_state(size=size)
+    with Checkpointer(url) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        advance(state)
+        state.trackables["small"].weights.assign_add(tf.ones(size))
+        checkpointer.save(state)
+    return values(state)
+
+
+def assert_holds(url: str, expected: list[Any]) -> None:
+    """Checks that step 2 is sound and has these values."""
+    assert verify_step(open_storage(url), 2).is_good
+    state = small_state(size=max(one.size for one in expected))
+    Checkpointer(url).restore(state)
+    assert state.step == 2
+    for one, other in zip(values(state), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def committed(server: FakeGcs) -> set[str]:

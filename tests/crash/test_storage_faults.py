@@ -19,7 +19,7 @@ import pytest
 from helpers.fake_gcs import BUCKET, FakeGcs
 from helpers.fake_gcs_faults import Fault
 
-from resumable_tf.storage import ObjectStorage, gcs_parts, object_store
+from resumable_tf.storage import ObjectStorage, gcs_parts
 from resumable_tf.storage.retry import RetryPolicy
 
 RUN = "gs://bucket/run"
@@ -38,7 +38,6 @@ PASSING: dict[str, dict[str, Any]] = {
     "outage of ten requests": {"kind": "status", "status": 503, "times": 10},
     "truncated": {"kind": "truncate", "match": "^(GET|POST)"},
     "slow": {"kind": "slow", "secs": 0.01},
-    "chunk kept in part": {"kind": "short", "match": "upload_id"},
 }
 
 
@@ -56,9 +55,8 @@ OPERATIONS: dict[str, Callable[[ObjectStorage, Path], Any]] = {
     "read_bytes": lambda storage, _: storage.read_bytes("old"),
     "read_chunks": lambda storage, _: b"".join(storage.read_chunks("big")),
     "write_bytes": lambda storage, _: storage.write_bytes("old", b"new"),
-    "upload": lambda storage, path: storage.upload("old", str(path / "small")),
-    "upload in chunks": lambda storage, path: storage.upload("old", str(path / "big")),
-    "upload in parts": lambda storage, path: storage.upload("old", str(path / "long")),
+    "upload": lambda storage, path: storage.upload("new", str(path / "small")),
+    "upload in parts": lambda storage, path: storage.upload("new", str(path / "long")),
     "create": lambda storage, _: storage.create("new", b"mine"),
     "replace": replace,
     "delete_version": delete_version,
@@ -77,7 +75,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         return
 
     monkeypatch.setattr("gcsfs.retry.asyncio", types.SimpleNamespace(sleep=sleep))
-    monkeypatch.setattr(object_store, "_UPLOAD_CHUNK_BYTES", 4 * 2**20)
     monkeypatch.setattr(gcs_parts, "MIN_BYTES", len(LONG))
     monkeypatch.setattr(gcs_parts, "_PART_BYTES", 2 * 2**20)
 
@@ -85,7 +82,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     (tmp_path / "small").write_bytes(b"small")
-    (tmp_path / "big").write_bytes(BIG)
     (tmp_path / "long").write_bytes(LONG)
     return tmp_path
 
@@ -186,25 +182,23 @@ def test_create_is_one_conditional_request(fake_gcs: FakeGcs) -> None:
     assert "ifGenerationMatch=0" in fake_gcs.plan.log[0]
 
 
-def test_only_the_lost_chunk_of_an_upload_is_sent_again(
+def test_only_the_lost_part_of_an_upload_is_sent_again(
     fake_gcs: FakeGcs, files: Path
 ) -> None:
     storage = prepare(fake_gcs)
-    fake_gcs.plan.add(Fault("reset", match="upload_id", skip=1))
-    storage.upload("old", str(files / "big"))
-    assert fake_gcs.plan.count("POST /upload.*name=") == 1
-    assert fake_gcs.plan.count("upload_id") == 3
-    assert contents(fake_gcs)["run/old"] == BIG
+    fake_gcs.plan.add(Fault("reset", match="POST /upload", skip=1))
+    storage.upload("new", str(files / "long"))
+    assert fake_gcs.plan.count("POST /upload") == 4
+    assert contents(fake_gcs)["run/new"] == LONG
 
 
-def test_an_upload_whose_session_is_gone_begins_anew(
-    fake_gcs: FakeGcs, files: Path
-) -> None:
-    storage = prepare(fake_gcs)
+def test_a_write_whose_session_is_gone_begins_anew(fake_gcs: FakeGcs) -> None:
+    """Of 50 MiB and more, which gcsfs sends in chunks of a session."""
+    storage, data = prepare(fake_gcs), bytes(51 * 2**20)
     fake_gcs.plan.add(Fault("status", match="upload_id", skip=1, status=410))
-    storage.upload("old", str(files / "big"))
+    storage.write_bytes("new", data)
     assert fake_gcs.plan.count("POST /upload.*name=") == 2
-    assert contents(fake_gcs)["run/old"] == BIG
+    assert contents(fake_gcs)["run/new"] == data
 
 
 def test_pieces_of_an_object_are_fetched_side_by_side(fake_gcs: FakeGcs) -> None:

@@ -156,21 +156,44 @@ def test_parts_that_nobody_needs_are_removed(fake_gcs: FakeGcs, source: Path) ->
     assert names(fake_gcs) == ["run/d/b"]
 
 
+@pytest.mark.parametrize("size", [100, 6 * PART])
 def test_an_object_that_comes_meanwhile_is_not_overwritten(
-    fake_gcs: FakeGcs, source: Path
+    fake_gcs: FakeGcs, source: Path, size: int
 ) -> None:
-    storage = ObjectStorage(RUN, retry=RetryPolicy(num_attempts=1))
+    source.write_bytes(source.read_bytes()[:size])
+    storage = ObjectStorage(RUN)
     put = fake_gcs.store.put
 
     def overtaken(bucket: str, name: str, *rest: object) -> object:
-        if name == "run/a":
+        if name == "run/a" and name not in names(fake_gcs):
             put(bucket, name, b"another's")
         return put(bucket, name, *rest)
 
     fake_gcs.store.put = overtaken  # type: ignore[method-assign, assignment]
-    with pytest.raises(OSError, match="after the upload"):
+    with pytest.raises(FileExistsError, match=r"bucket/run/a .*another process"):
         storage.upload("a", str(source))
     assert fake_gcs.store.get(BUCKET, "run/a").data == b"another's"
+
+
+@pytest.mark.parametrize("size", [100, 6 * PART])
+def test_an_object_that_arrives_changed_is_sent_again(
+    fake_gcs: FakeGcs, source: Path, size: int
+) -> None:
+    """It is this upload's own: known by its generation, it may be deleted."""
+    source.write_bytes(source.read_bytes()[:size])
+    storage = ObjectStorage(RUN, retry=RetryPolicy(sleep=lambda secs: None))
+    put, seen = fake_gcs.store.put, []
+
+    def changing(bucket: str, name: str, data: bytes, *rest: object) -> object:
+        if name == "run/a":
+            seen.append(name)
+            data = data[:-1] + b"!" if len(seen) == 1 else data
+        return put(bucket, name, data, *rest)
+
+    fake_gcs.store.put = changing  # type: ignore[method-assign, assignment]
+    storage.upload("a", str(source))
+    assert fake_gcs.store.get(BUCKET, "run/a").data == source.read_bytes()
+    assert len(seen) == 2
 
 
 def test_several_files_go_side_by_side(fake_gcs: FakeGcs, tmp_path: Path) -> None:

@@ -11,19 +11,23 @@ from __future__ import annotations
 import argparse
 import sys
 
-from helpers.small_state import advance, small_state
+from helpers.small_state import SIZE, advance, small_state
 
 from resumable_tf.checkpoint import Checkpointer, lease
 from resumable_tf.errors import ResumableError
+from resumable_tf.storage import gcs_parts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--ttl", type=float, default=2.0)
+    parser.add_argument("--size", type=int, default=SIZE)
+    parser.add_argument("--part-bytes", type=int, default=gcs_parts.MIN_BYTES)
     settings = parser.parse_args()
     lease.TTL_SECS = settings.ttl
-    state = small_state()
+    gcs_parts.MIN_BYTES = gcs_parts._PART_BYTES = settings.part_bytes
+    state = small_state(size=settings.size)
     checkpointer = Checkpointer(settings.url)
     try:
         checkpointer.restore_or_initialize(state)

@@ -43,35 +43,48 @@ def test_a_file_holds_what_was_appended(
 def test_a_file_system_without_direct_writing_gets_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some refuse it at open (tmpfs), some at the first write."""
+    """Some refuse it at once (tmpfs), some at the first write."""
     data = bytes_of(CHUNK_BYTES + 77)
-    real_open, real_write = os.open, os.pwrite
+    real_set, real_write = fcntl.fcntl, os.pwrite
     refused: list[str] = []
 
-    def refuse_open(path: str, flags: int, mode: int = 0o777, **rest: Any) -> int:
-        if flags & os.O_DIRECT:
-            refused.append("open")
-            raise OSError(errno.EINVAL, "no direct I/O", path)
-        return real_open(path, flags, mode, **rest)
+    def refuse_flag(descriptor: int, command: int, flags: int = 0) -> int:
+        if command == fcntl.F_SETFL and flags & os.O_DIRECT:
+            refused.append("flag")
+            raise OSError(errno.EINVAL, "no direct I/O")
+        return real_set(descriptor, command, flags)
 
     def refuse_write(descriptor: int, data: Any, offset: int) -> int:
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+        if real_set(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
             refused.append("pwrite")
             raise OSError(errno.EINVAL, "no direct I/O")
         return real_write(descriptor, data, offset)
 
-    for name, double in (("open", refuse_open), ("pwrite", refuse_write)):
+    for name, place, double in (
+        ("fcntl", direct_file.fcntl, refuse_flag),
+        ("pwrite", direct_file.os, refuse_write),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(direct_file.os, name, double)
+            patch.setattr(place, name, double)
             with DirectFile(str(tmp_path / name)) as file:
                 file.append(data)
         assert (tmp_path / name).read_bytes() == data
-    assert refused == ["open", "pwrite"]
+    assert refused == ["flag", "pwrite"]
+
+
+def test_a_file_that_is_there_is_anothers_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"another's")
+    for bypasses in (False, True):
+        with pytest.raises(FileExistsError, match=str(path)):
+            DirectFile(str(path), bypasses_cache=bypasses)
+    assert path.read_bytes() == b"another's"
 
 
 def test_a_file_that_is_read_next_is_written_through_the_cache(tmp_path: Path) -> None:
     for bypasses in (False, True):
-        with DirectFile(str(tmp_path / "f"), bypasses_cache=bypasses) as file:
+        path = str(tmp_path / f"{bypasses}")
+        with DirectFile(path, bypasses_cache=bypasses) as file:
             flags = fcntl.fcntl(file._descriptor, fcntl.F_GETFL)
         assert bool(flags & os.O_DIRECT) == bypasses
 
@@ -99,6 +112,6 @@ def test_an_error_of_the_disk_comes_through_and_the_file_is_closed(
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "f")) as file:
         file.append(bytes_of(CHUNK_BYTES))
-    with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "f")) as file:
+    with pytest.raises(OSError, match="full"), DirectFile(str(tmp_path / "g")) as file:
         file.append(b"less than a block")
     assert len(os.listdir("/proc/self/fd")) == before

@@ -9,7 +9,6 @@ import pytest
 
 from resumable_tf.errors import UsageError
 from resumable_tf.storage import LocalStorage, ObjectStorage, open_storage
-from resumable_tf.storage.retry import RetryPolicy
 
 
 def test_open_storage_tells_paths_from_urls(tmp_path: Path) -> None:
@@ -116,18 +115,13 @@ def test_gcs_listings_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_upload_notices_an_object_that_arrived_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = ObjectStorage("memory://changed/run", retry=RetryPolicy(num_attempts=1))
+    storage = ObjectStorage("memory://changed/run")
     source = tmp_path / "source"
     source.write_bytes(b"contents")
     files, _ = storage._at("")
     info = type(files).info
-    wrong = {"size": 3}
     monkeypatch.setattr(
-        type(files), "info", lambda self, path: {**info(self, path), **wrong}
+        type(files), "info", lambda self, path: {**info(self, path), "size": 3}
     )
     with pytest.raises(OSError, match="3 bytes after the upload of 8"):
-        storage.upload("a", str(source))
-    wrong.clear()
-    wrong["crc32c"] = "AAAAAA=="
-    with pytest.raises(OSError, match="changed by its upload"):
         storage.upload("a", str(source))

@@ -13,6 +13,7 @@ from helpers.two_tiers import Machine, train_on
 
 from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
 from resumable_tf.checkpoint.due import Due
+from resumable_tf.checkpoint.integrity import verify_step
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tiers import Tiers
 from resumable_tf.errors import SaveError
@@ -284,6 +285,25 @@ def test_a_copy_that_was_cut_short_is_completed_by_the_next_start(
         checkpointer.wait()
     assert "completing the copy of step 5" in caplog.text
     assert here.steps() == ([3, 4, 5], [5])
+
+
+def test_what_is_left_of_another_copy_is_not_taken_for_this_one(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step was saved again, with other bits, after its copy was cut short."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise OSError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resumable_tf.checkpoint.tier.upload_files", die)
+        with pytest.raises(SaveError, match="step 5"):
+            here.train(5)
+    index = Path(here.run_dir, "checkpoints", "ckpt-5.index")
+    index.write_bytes(b"of another save")
+    assert here.train(5) == 5
+    assert here.steps() == ([3, 4, 5], [5])
+    assert verify_step(open_storage(here.run_dir), 5).is_good
 
 
 def test_a_durable_save_that_is_missing_is_made_up_for(here: Machine) -> None:

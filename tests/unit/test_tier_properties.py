@@ -109,9 +109,9 @@ class Snapshot:
 
 
 def write_manifest(
-    _writer: Any, _: Any, storage: Storage, draft: Manifest, *, before_commit: Any
+    _writer: Any, _: Any, storage: Storage, draft: Manifest, *, check_right: Any
 ) -> Manifest:
-    before_commit()
+    check_right()
     storage.create(manifest_name(draft.step), draft.to_bytes())
     return draft
 
