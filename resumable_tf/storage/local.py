@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 
@@ -23,6 +24,10 @@ from resumable_tf.storage.protocol import CHUNK_BYTES
 
 _PARTIAL_PREFIX = ".partial-"
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_STAYS = {
+    *(errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY),
+}
+"""Why a directory may stay although nothing is in it any more: it does no harm."""
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -104,7 +109,7 @@ class LocalStorage:
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
-                if os.path.exists(target):
+                if self.exists(name):
                     raise FileExistsError(errno.EEXIST, "exists", target) from error
                 os.replace(partial, target)
         _sync_directory(os.path.dirname(target))
@@ -150,20 +155,18 @@ class LocalStorage:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         directory = os.path.dirname(path)
-        while directory.startswith(self._root + os.sep):
-            try:
-                os.rmdir(directory)
-            except FileNotFoundError:
-                pass
-            except OSError:  # Not empty.
-                break
+        while directory.startswith(self._root + os.sep) and _remove(directory):
             directory = os.path.dirname(directory)
-        if os.path.isdir(directory):
+        with contextlib.suppress(FileNotFoundError):
             _sync_directory(directory)
 
     def exists(self, name: str) -> bool:
         """Returns whether the file exists."""
-        return os.path.isfile(self.locate(name))
+        # Not `isfile`: to it every error, a lost mount too, means no.
+        try:
+            return stat.S_ISREG(os.stat(self.locate(name)).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def size(self, name: str) -> int:
         """Returns the file's length in bytes."""
@@ -172,8 +175,9 @@ class LocalStorage:
     def list(self, directory: str) -> list[str]:
         """Returns the names of all files below `directory`, sorted."""
         names = []
-        for path in self._walk(directory):
-            if not os.path.basename(path).startswith(_PARTIAL_PREFIX):
+        for path, is_directory in _walk(self.locate(directory)):
+            is_partial = os.path.basename(path).startswith(_PARTIAL_PREFIX)
+            if not is_directory and not is_partial:
                 names.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
         return sorted(names)
 
@@ -189,15 +193,12 @@ class LocalStorage:
 
     def remove_partial_writes(self, directory: str) -> None:
         """Removes the temporary files of killed writes, and empty directories."""
-        for path in self._walk(directory):
-            if os.path.basename(path).startswith(_PARTIAL_PREFIX):
+        for path, is_directory in _walk(self.locate(directory)):
+            if is_directory:
+                _remove(path)
+            elif os.path.basename(path).startswith(_PARTIAL_PREFIX):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-        root = self.locate(directory)
-        for folder, _, _ in os.walk(root, topdown=False):
-            if folder != root:
-                with contextlib.suppress(OSError):  # Not empty.
-                    os.rmdir(folder)
 
     def _has(self, name: str, path: str, checksum: str | None) -> bool:
         """Returns whether a file is there, with the contents that it is to have.
@@ -245,11 +246,6 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
-    def _walk(self, directory: str) -> Iterator[str]:
-        for folder, _, files in os.walk(self.locate(directory)):
-            for file in files:
-                yield os.path.join(folder, file)
-
     def _write(self, name: str, chunks: Iterable[bytes]) -> None:
         target = self.locate(name)
         with self._partial(target, chunks) as partial:
@@ -272,6 +268,41 @@ class LocalStorage:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
+
+
+def _walk(directory: str) -> Iterator[tuple[str, bool]]:
+    """Yields what is below a directory, and whether it is one; what it holds first.
+
+    Not `os.walk`: to it a directory that can't be read is an empty one. Raises
+    `OSError` for that, but for what is not there (any more).
+    """
+    try:
+        with os.scandir(directory) as found:
+            entries = list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        is_directory = entry.is_dir()
+        if is_directory and not entry.is_symlink():
+            yield from _walk(entry.path)
+        yield entry.path, is_directory
+
+
+def _remove(directory: str) -> bool:
+    """Removes a directory if it is empty; returns whether it is gone.
+
+    Raises:
+        OSError: If the disk fails.
+    """
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in _STAYS:
+            raise
+        return False
+    return True
 
 
 def _read(path: str) -> Iterator[bytes]:

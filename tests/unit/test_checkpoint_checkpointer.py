@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,28 @@ from resumable_tf.state import TrainState
 def test_the_constructor_does_no_io(tmp_path: Path) -> None:
     Checkpointer(str(tmp_path / "run"), every_steps=1, config={"a": 1})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_run_that_can_not_be_listed_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    save_steps(tmp_path, 1, 2)
+    scandir = os.scandir
+
+    def fail(path: str) -> Any:
+        if path.endswith("checkpoints"):
+            raise OSError(number, os.strerror(number), path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        for start in (Checkpointer.restore_or_initialize, Checkpointer.restore):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                start(Checkpointer(str(tmp_path)), small_state())
+    assert steps_in(tmp_path) == [1, 2]
+    Checkpointer(str(tmp_path)).restore(state := small_state())
+    assert_at_step(state, 2)
 
 
 def test_impossible_arguments_are_refused(tmp_path: Path) -> None:

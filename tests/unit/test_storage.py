@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +65,87 @@ def test_partial_writes_are_invisible_and_removable(tmp_path: Path) -> None:
     assert storage.list("d") == ["d/a"]
     storage.remove_partial_writes("d")
     assert os.listdir(tmp_path / "d") == ["a"]
+
+
+class Broken:
+    """Makes a function of `os` fail for paths that end in a certain way."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, function: str, end: str, number: int
+    ) -> None:
+        real = getattr(os, function)
+
+        def fail(path: Any, *rest: Any, **named: Any) -> Any:
+            if isinstance(path, str) and path.endswith(end):
+                raise OSError(number, os.strerror(number), path)
+            return real(path, *rest, **named)
+
+        monkeypatch.setattr(os, function, fail)
+
+
+ERRORS = [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE]
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_a_directory_that_can_not_be_read_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else a start would take a run for a new one."""
+    storage = LocalStorage(str(tmp_path))
+    storage.write_bytes("d/e/a", b"1")
+    Broken(monkeypatch, "scandir", "/e", number)
+    for directory in ("", "d", "d/e"):
+        for operation in (storage.list, storage.remove_partial_writes):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                operation(directory)
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_a_file_that_can_not_be_looked_at_is_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.write_bytes("d/a", b"1")
+    Broken(monkeypatch, "stat", "d/a", number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        storage.exists("d/a")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        storage.replace("d/a", b"2", version="")
+    Broken(monkeypatch, "link", "", errno.EPERM)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        storage.create("d/a", b"2")
+    assert storage.read_bytes("d/a") == b"1"
+
+
+def test_what_is_below_a_file_is_not_there(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path))
+    storage.write_bytes("a", b"1")
+    assert not storage.exists("a/b")
+    assert storage.list("a") == storage.list("a/b") == []
+    storage.remove_partial_writes("a")
+
+
+def test_a_deletion_tells_of_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(str(tmp_path))
+    for number in (errno.EACCES, errno.EBUSY):  # A directory more does no harm.
+        storage.write_bytes("d/a", b"1")
+        with monkeypatch.context() as patch:
+            Broken(patch, "rmdir", "/d", number)
+            storage.delete("d/a")
+            storage.remove_partial_writes("")
+        assert storage.list("") == []
+    for function, end in (("rmdir", "/d"), ("open", "")):
+        storage.write_bytes("d/a", b"1")
+        with monkeypatch.context() as patch:
+            Broken(patch, function, end, errno.EIO)
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                storage.delete("d/a")
+    (tmp_path / "d").mkdir(exist_ok=True)
+    Broken(monkeypatch, "rmdir", "/d", errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        storage.remove_partial_writes("")
 
 
 def test_create_works_without_hard_links(
