@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -34,6 +33,7 @@ from resumable_tf.checkpoint.layout import (
     manifest_name,
 )
 from resumable_tf.checkpoint.manifest import FileRecord, Manifest, TensorSpec
+from resumable_tf.checkpoint.scratch import scratch_directory
 from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import Leaf, checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot, Structure
@@ -84,7 +84,7 @@ class BundleWriter:
             directory = storage.local_path(CHECKPOINTS)
             uploads = directory is None
             if directory is None:
-                directory = stack.enter_context(_scratch())
+                directory = stack.enter_context(scratch_directory())
             prefix = os.path.join(directory, bundle_name(draft.step))
 
             def commit(_: str) -> None:
@@ -156,7 +156,7 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
             verify(record, read_file(storage, record))
         yield local
         return
-    with _scratch() as directory:
+    with scratch_directory() as directory:
 
         def download(record: FileRecord) -> None:
             with open(os.path.join(directory, record.name), "wb") as copy:
@@ -263,7 +263,3 @@ def _tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[
     for chunk in chunks:
         write(chunk)
         yield chunk
-
-
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="resumable-tf-")
