@@ -2,6 +2,7 @@
 
     accelerator = parse_accelerator("v5litepod-16")
     accelerator.num_chips, accelerator.is_pod       # 16, True
+    accelerator.num_replicas                        # 16
     accelerator.runtime_version                     # "v2-alpha-tpuv5-lite"
 
 Sources: cloud.google.com/tpu/docs/runtimes (runtime versions, the page of 2025-08),
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from resumable_tf.errors import UsageError
+from resumable_tf.tpu.chips import CHIPS
 
 CHIPS_PER_POD_HOST = 4
 """Chips of each host of a slice that has several hosts, in all generations."""
@@ -115,6 +117,12 @@ class Accelerator:
     def num_hosts(self) -> int:
         """Virtual machines of the slice."""
         return self.num_chips // CHIPS_PER_POD_HOST if self.is_pod else 1
+
+    @property
+    def num_replicas(self) -> int:
+        """Devices of the slice; TPUStrategy makes each of them a replica."""
+        chip = CHIPS[self.generation.name.replace("v5litepod", "v5e")]
+        return self.num_chips * chip.devices_per_chip
 
     @property
     def runtime_version(self) -> str:

@@ -18,6 +18,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from models.config import PRESETS
 from resumable_tf.errors import UsageError
 from resumable_tf.tpu.accelerators import Accelerator, parse_accelerator
 from resumable_tf.tpu.gcloud import Command
@@ -27,6 +28,7 @@ METADATA_KEY = "resumable-tf-job"
 """Metadata of every host: where the job's files are."""
 UNIT = "resumable-tf.service"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_DEFAULT_PRESET = "tiny"
 _OURS = ("--run-dir", "--strategy", "--tpu", "--tpu-zone", "--gcp-project", "--place")
 
 # Names as Google's APIs take them; of a path only what needs no quoting anywhere.
@@ -254,11 +256,50 @@ def training_line(settings: JobSettings, *, stop_secs: int) -> str:
     Args:
         settings: The job.
         stop_secs: What the supervisor leaves training to save in.
+
+    Raises:
+        UsageError: If the replicas can't share a batch evenly.
     """
+    _check_batch_size(settings)
     supervise = ["resumable-tf", "run", "--stop-secs", str(stop_secs), "--"]
     train = ["python", "scripts/train_translation.py", "--strategy", "tpu"]
     train += ["--run-dir", settings.run_dir, *settings.train_args]
     return f"exec {shlex.join([*supervise, *train])}"
+
+
+def _check_batch_size(settings: JobSettings) -> None:
+    """Refuses what training would refuse on a TPU that is paid for by then.
+
+    Raises:
+        UsageError: If the batch size, where it is known, is no multiple of the
+            replicas.
+    """
+    args = settings.train_args
+    given, name = _last(args, "--batch-size"), _last(args, "--preset")
+    name = name or _DEFAULT_PRESET
+    if given is not None:
+        about, size = f"--batch-size {given}", given
+    elif name in PRESETS:
+        size = str(PRESETS[name].batch_size)
+        about = f"the batch size {size} of --preset {name}"
+    else:
+        return  # Training itself names the presets.
+    num_replicas = settings.accelerator.num_replicas
+    if size.isdecimal() and int(size) % num_replicas:
+        raise UsageError(
+            f"{about} can't be divided: {settings.accelerator_type} has {num_replicas} "
+            f"replicas.\nUse --batch-size with a multiple of {num_replicas}, after --."
+        )
+
+
+def _last(args: tuple[str, ...], flag: str) -> str | None:
+    """Returns the value that a flag has in the end; None if it is not given."""
+    found = None
+    for word, following in zip(args, (*args[1:], None), strict=False):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            found = value if equals else following
+    return found
 
 
 def bucket_command(settings: JobSettings) -> Command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 from helpers import fake_gcloud
 from helpers.fake_gcs import FakeGcs
+
+from resumable_tf.tpu.accelerators import parse_accelerator
+from resumable_tf.training.config import TrainConfig
+from resumable_tf.training.step import rows_per_replica
 
 ROOT = Path(__file__).resolve().parents[2]
 # What needs no project has tests of its own.
@@ -92,6 +97,39 @@ def test_the_page_leads_from_an_empty_project_to_a_resumed_run(tmp_path: Path) -
     assert "ACTIVE" in back and "gone" not in back
     assert "not lost; nothing was done" in outputs["preempted"][3]
     assert json.loads(state_file.read_text())["nodes"] == {}
+
+
+def _training_flags(command: str) -> tuple[str, dict[str, str]]:
+    """Returns the accelerator type, and the flags of training with their values."""
+    ours, _, flags = command.partition(" -- ")
+    words = shlex.split(flags)
+    assert all(word.startswith("--") for word in words[::2]), command
+    flag = "--accelerator-type "
+    (accelerator_type,) = re.findall(rf"{flag}(\S+)", ours)
+    return accelerator_type, dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_the_trainings_of_the_page_can_train() -> None:
+    """A batch that the replicas can't share ends them with 2, on a TPU that is paid."""
+    makers = [
+        command
+        for command in _commands(PAGE)
+        if re.search(r"tpu_vm_job\.py (create|render-jobset) ", command)
+    ]
+    assert len(makers) == 3
+    for command in makers:
+        accelerator_type, flags = _training_flags(command)
+        config = TrainConfig(
+            run_dir="unused",
+            preset=flags["--preset"],
+            batch_size=int(flags["--batch-size"]),
+            compute_dtype=flags["--compute-dtype"],
+            data=flags.get("--data", "embedded"),
+        )
+        num_replicas = parse_accelerator(accelerator_type).num_replicas
+        assert rows_per_replica(config.global_batch_size, num_replicas) > 0
+        # As `tpu check` compiles it.
+        assert config.compute_dtype == "bfloat16"
 
 
 def test_the_page_shows_no_command_that_is_not_tested() -> None:

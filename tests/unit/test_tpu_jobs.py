@@ -148,7 +148,8 @@ def test_a_secret_among_the_flags_is_refused_without_being_shown() -> None:
 
 
 def test_tpu7x_is_refused_with_where_it_is_to_be_had() -> None:
-    settings = variant(accelerator_type="tpu7x-16")
+    batch = ("--batch-size", "32")
+    settings = variant(accelerator_type="tpu7x-16", train_args=batch)
     with pytest.raises(UsageError, match=r"Compute Engine or GKE.*render-jobset"):
         jobs.create_commands(settings, startup_script="startup.sh")
     manifest = jobset_manifest(settings, image="i", env={})

@@ -116,7 +116,7 @@ def cloud(tmp_path: Path, fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_create_checks_then_uploads_then_asks_for_the_tpu(cloud: Cloud) -> None:
-    code, output = cloud.run(*CREATE, "--env", "SEED=5", "--", "--preset", "base")
+    code, output = cloud.run(*CREATE, "--env", "SEED=5", "--", "--preset", "tiny")
     assert code == 0, output
     assert cloud.verbs == [
         "storage buckets describe",
@@ -125,7 +125,7 @@ def test_create_checks_then_uploads_then_asks_for_the_tpu(cloud: Cloud) -> None:
         *["storage cp"] * 4,
         "compute tpus queued-resources create",
     ]
-    assert b"--preset base" in cloud.stored("job/train.sh")
+    assert b"--preset tiny" in cloud.stored("job/train.sh")
     assert b"export SEED=5" in cloud.stored("job/job.env")
     assert "warning" not in output
 
@@ -170,6 +170,18 @@ def test_nothing_is_uploaded_when_a_check_fails(cloud: Cloud) -> None:
     code, output = cloud.run(*CREATE)
     assert code == 2 and "there already" in output
     assert cloud.verbs.count("storage cp") == 4
+
+
+def test_nothing_is_asked_or_uploaded_for_a_batch_that_can_not_be_shared_out(
+    cloud: Cloud,
+) -> None:
+    for more in ([], ["--dry-run"]):
+        code, output = cloud.run(*CREATE, *more, "--", "--preset", "base")
+        assert code == 2 and "batch size 200" in output and "16 replicas" in output
+    assert cloud.state["calls"] == []
+    render = ["render-jobset", "--image", "i", "--name", "demo", *CREATE[-4:]]
+    code, output = cloud.run(*render, "--", "--batch-size", "24")
+    assert code == 2 and "--batch-size 24" in output and "16 replicas" in output
 
 
 def test_a_run_directory_of_a_living_job_is_not_given_to_another(cloud: Cloud) -> None:

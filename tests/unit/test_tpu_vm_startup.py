@@ -24,7 +24,7 @@ POD = JobSettings(
     zone="us-west4-a",
     accelerator_type="v5litepod-16",
     run_dir="gs://bucket/runs/demo",
-    train_args=("--preset", "base"),
+    train_args=("--preset", "tiny"),
 )
 SINGLE = dataclasses.replace(POD, accelerator_type="v4-8")
 _WORKER = "instance/attributes/agent-worker-number"
@@ -243,4 +243,4 @@ def test_the_start_script_gives_training_its_environment(
     words = done.stdout.split("|")
     assert words[0] == 'it\'s "two"\nlines'
     assert words[1:4] == ["run", "--stop-secs", "25"]
-    assert words[-3:-1] == ["--preset", "base"]
+    assert words[-3:-1] == ["--preset", "tiny"]
