@@ -17,8 +17,11 @@ from typing import Any
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 69
+EXIT_CRASH_LOOP = 70
 EXIT_PREEMPTED = 75
-"""Exit codes of every command: finished, failed, wrong usage, restart me."""
+"""Exit codes of every command: finished, failed, wrong usage, devices or hosts are not
+there, a crash loop, restart me. Those from 69 on are of `sysexits.h`."""
 
 
 class ResumableError(Exception):

@@ -131,8 +131,9 @@ start_worker() {
   start resumable-tf-worker
 }
 
-# Not Restart=always: a run that is finished (0) or was called wrongly (2) stays so. Only
-# the supervisor gets SIGTERM and passes it on once; a second one would end training
+# Not Restart=always: a run that is finished (0), was called wrongly (2) or crashes again
+# and again (70) stays so; one that misses devices or hosts (69) is tried again. Only the
+# supervisor gets SIGTERM and passes it on once; a second one would end training
 # without a save. 28 s leave a spot VM's 30 s enough for the save.
 start_training() {
   put "$HOME_DIR/start.sh" 700 <<'EOF'
@@ -146,7 +147,7 @@ export PATH=/opt/resumable-tf/venv/bin:$PATH
 EOF
   unit resumable-tf "Training that continues" /opt/resumable-tf/start.sh \
     "KillMode=mixed" "KillSignal=SIGTERM" "TimeoutStopSec=28" \
-    "Restart=on-failure" "RestartSec=30" "RestartPreventExitStatus=2" \
+    "Restart=on-failure" "RestartSec=30" "RestartPreventExitStatus=2 70" \
     "SuccessExitStatus=75" "RestartForceExitStatus=75"
   start resumable-tf
 }

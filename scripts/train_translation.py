@@ -3,7 +3,7 @@
     python scripts/train_translation.py --run-dir runs/demo --preset tiny
 
 Exit codes: 0 finished, 75 stopped by a signal after a save (run it again), 2 wrong
-usage, 1 anything else.
+usage, 69 devices or hosts are not there (run it again), 1 anything else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from resumable_tf.errors import (
     EXIT_FAILED,
     EXIT_FINISHED,
     EXIT_PREEMPTED,
+    EXIT_UNAVAILABLE,
     EXIT_USAGE,
+    DeviceError,
     HostLostError,
     MismatchError,
     ResumableError,
@@ -264,9 +266,11 @@ def _run(settings: dict[str, Any]) -> int:
         _console.print(f"HostLostError: {error}", markup=False)
         sys.stdout.flush()
         # While it ends, TensorFlow would wait for the host that is gone.
-        os._exit(EXIT_FAILED)
+        os._exit(EXIT_UNAVAILABLE)
     except ResumableError as error:
         _console.print(f"{type(error).__name__}: {error}", markup=False)
+        if isinstance(error, DeviceError):
+            return EXIT_UNAVAILABLE
         return (
             EXIT_USAGE if isinstance(error, UsageError | MismatchError) else EXIT_FAILED
         )

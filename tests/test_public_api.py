@@ -164,9 +164,11 @@ def test_the_tpu_job_has_these_flags_and_help_needs_no_tensorflow(command: str) 
 def test_exit_codes_are_these() -> None:
     codes = {name: getattr(errors, name) for name in dir(errors) if "EXIT_" in name}
     assert codes == {
+        "EXIT_CRASH_LOOP": 70,
         "EXIT_FAILED": 1,
         "EXIT_FINISHED": 0,
         "EXIT_PREEMPTED": 75,
+        "EXIT_UNAVAILABLE": 69,
         "EXIT_USAGE": 2,
     }
 

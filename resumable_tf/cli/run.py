@@ -70,7 +70,7 @@ def run(
     """Runs a program until it is finished; restarts it when it is preempted or dies.
 
     Exit codes: 0 finished, 75 asked to stop (the program has saved), 2 wrong usage,
-    1 given up.
+    70 a crash loop, 69 one whose last crash was for want of devices or hosts.
     """
     try:
         settings = Settings(

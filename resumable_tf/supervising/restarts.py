@@ -12,9 +12,10 @@ import signal
 from dataclasses import dataclass, replace
 
 from resumable_tf.errors import (
-    EXIT_FAILED,
+    EXIT_CRASH_LOOP,
     EXIT_FINISHED,
     EXIT_PREEMPTED,
+    EXIT_UNAVAILABLE,
     EXIT_USAGE,
     UsageError,
 )
@@ -162,7 +163,10 @@ def decide(
     # Preemption is no fault of the program: it is waited out, however often it comes.
     is_crash = code != EXIT_PREEMPTED or attempt.is_hung
     if is_crash and history.num_fruitless >= policy.max_fruitless:
-        return Stop(EXIT_FAILED, _crash_loop(attempt, history))
+        # Devices and hosts may come back: a service manager may well try again.
+        is_gone = code == EXIT_UNAVAILABLE
+        exit_code = EXIT_UNAVAILABLE if is_gone else EXIT_CRASH_LOOP
+        return Stop(exit_code, _crash_loop(attempt, history))
     if not is_crash and history.num_fruitless == 0:
         return Restart(0.0, how_it_ended(attempt))
     doublings = min(history.num_fruitless, _MAX_DOUBLINGS)

@@ -107,7 +107,7 @@ class Supervisor:
         self._child: Child | None = None
 
     def run(self) -> int:
-        """Returns the exit code: 0 finished, 75 asked to stop, 2 usage, 1 given up."""
+        """Returns the exit code: that of `Stop`, which docs/supervisor.md lists."""
         previous = {number: signal.signal(number, self._forward) for number in _SIGNALS}
         try:
             with tempfile.TemporaryDirectory(prefix="resumable-tf-run-") as directory:

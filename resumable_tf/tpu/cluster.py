@@ -72,7 +72,7 @@ def resolve(settings: TpuSettings) -> Any:
 def connect(resolver: Any) -> None:
     """Connects this process to the workers of a cluster, if it is not its own.
 
-    From then on the process ends with exit code 1 some time after one of them is gone,
+    From then on the process ends with exit code 69 some time after one of them is gone,
     unless it has ended by itself.
 
     Args:

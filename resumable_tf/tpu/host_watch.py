@@ -5,7 +5,7 @@
 A step that was sent to a host which then dies mostly fails, but TensorFlow may also
 wait for its answer for ever: on a pod it sends no heartbeats, and a save waits for all
 steps under way, answered or not. So a thread knocks at every host's port. When one is
-gone, training gets some time to end by itself; then the process ends with exit code 1.
+gone, training gets some time to end by itself; then the process ends with exit code 69.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from resumable_tf.errors import EXIT_FAILED
+from resumable_tf.errors import EXIT_UNAVAILABLE
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def watch_hosts(
         )
         time.sleep(settings.grace_secs)
         # The main thread waits inside TensorFlow, where no exception reaches it.
-        os._exit(EXIT_FAILED)
+        os._exit(EXIT_UNAVAILABLE)
 
     threading.Thread(target=run, name="host-watch", daemon=True).start()
 

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,9 @@ METADATA_KEY = "resumable-tf-job"
 UNIT = "resumable-tf.service"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _DEFAULT_PRESET = "tiny"
+_MAX_FRUITLESS = 8
+"""Nobody starts a job again after a crash loop: eight waits outlast some minutes
+without the bucket."""
 _OURS = ("--run-dir", "--strategy", "--tpu", "--tpu-zone", "--gcp-project", "--place")
 
 # Names as Google's APIs take them; of a path only what needs no quoting anywhere.
@@ -250,21 +254,25 @@ def delete_commands(settings: JobSettings) -> list[Command]:
     return [_tpu_vm(settings, "delete", "--quiet")]
 
 
-def training_line(settings: JobSettings, *, stop_secs: int) -> str:
+def training_line(
+    settings: JobSettings, *, stop_secs: int, supervisor_args: Sequence[str] = ()
+) -> str:
     """Returns the last line of a script that trains: it becomes the supervisor.
 
     Args:
         settings: The job.
         stop_secs: What the supervisor leaves training to save in.
+        supervisor_args: Further flags of the supervisor.
 
     Raises:
         UsageError: If the replicas can't share a batch evenly.
     """
     _check_batch_size(settings)
-    supervise = ["resumable-tf", "run", "--stop-secs", str(stop_secs), "--"]
+    supervise = ["resumable-tf", "run", "--stop-secs", str(stop_secs)]
+    supervise += ["--max-fruitless", str(_MAX_FRUITLESS), *supervisor_args]
     train = ["python", "scripts/train_translation.py", "--strategy", "tpu"]
-    train += ["--run-dir", settings.run_dir, *settings.train_args]
-    return f"exec {shlex.join([*supervise, *train])}"
+    train += ["--run-dir", settings.run_dir, "--grace-secs", str(stop_secs)]
+    return f"exec {shlex.join([*supervise, '--', *train, *settings.train_args])}"
 
 
 def _check_batch_size(settings: JobSettings) -> None:

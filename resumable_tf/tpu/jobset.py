@@ -4,8 +4,9 @@
     json.dumps(manifest)            # kubectl takes JSON as well as YAML
 
 A JobSet (sigs.k8s.io/jobset, v1alpha2) of one indexed Job with a pod for each host of
-the slice. It starts all pods again together when one fails; exit code 2, wrong usage,
-ends it. GKE is also where TPU7x is to be had, which Cloud TPU's API does not know.
+the slice. It starts all pods again together when one fails; exit codes 2 (wrong usage)
+and 70 (a crash loop) end it. GKE is also where TPU7x is to be had, which Cloud TPU's
+API does not know.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resumable_tf.errors import EXIT_USAGE, UsageError
+from resumable_tf.errors import EXIT_CRASH_LOOP, EXIT_USAGE, UsageError
 from resumable_tf.tpu.jobs import JobSettings, training_line
 from resumable_tf.tpu.pod_worker import PORT
 from resumable_tf.tpu.secrets import is_secret_name
@@ -92,7 +93,7 @@ def _job(settings: JobSettings, image: str, env: Mapping[str, str]) -> dict[str,
                     "onExitCodes": {
                         "containerName": "train",
                         "operator": "In",
-                        "values": [EXIT_USAGE],
+                        "values": [EXIT_USAGE, EXIT_CRASH_LOOP],
                     },
                 }
             ]

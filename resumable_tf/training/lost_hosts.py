@@ -3,8 +3,8 @@
     with naming_lost_hosts("runs/demo"):
         train_steps(iterator, step, num_steps)
 
-The process must end then: TensorFlow connects its hosts once in a process's life. It
-ends with exit code 1, upon which a supervisor starts it again.
+The process must end then: TensorFlow connects its hosts once in a process's life. The
+training script ends with exit code 69, upon which a supervisor starts it again.
 """
 
 from __future__ import annotations

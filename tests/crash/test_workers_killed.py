@@ -84,7 +84,7 @@ class Training:
         died = min(end.at_secs for end in victims if end.code == -signal.SIGKILL)
         for end in [*survivors, *victims]:
             if end.code != -signal.SIGKILL:
-                assert end.code == 1, end.output
+                assert end.code == 69, end.output
                 assert "HostLostError: lost" in end.output, end.output
                 assert end.at_secs - died < _MAX_SECS_ALONE
 
@@ -164,7 +164,7 @@ def test_a_worker_whose_chief_falls_silent_ends_by_itself(tmp_path: Path) -> Non
             time.sleep(0.05)
         chief.send_signal(signal.SIGSTOP)
         output, _ = other.communicate(timeout=_MAX_SECS_ALONE)
-        assert other.returncode == 1, output
+        assert other.returncode == 69, output
         assert "HostLostError: lost a host of this training" in output
     finally:
         for process in (chief, other):

@@ -52,7 +52,7 @@ def test_misses_of_different_hosts_are_not_added_up() -> None:
     assert (lost, hosts.num_sleeps) == ("b", 4)
 
 
-def test_a_process_that_waits_for_a_lost_host_ends_with_1_and_says_why() -> None:
+def test_a_process_that_waits_for_a_lost_host_ends_with_69_and_says_why() -> None:
     code = (
         "import logging, sys, threading\n"
         "logging.basicConfig()\n"
@@ -77,7 +77,7 @@ def test_a_process_that_waits_for_a_lost_host_ends_with_1_and_says_why() -> None
             one.accept()[0].close()
         assert process.poll() is None
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 69
     assert f"lost host 127.0.0.1:{port} of this training" in errors
 
 

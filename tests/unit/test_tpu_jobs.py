@@ -17,7 +17,7 @@ from helpers.fake_gcloud import COMMANDS, Refused, parse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_tf.errors import UsageError
+from resumable_tf.errors import EXIT_CRASH_LOOP, EXIT_USAGE, UsageError
 from resumable_tf.tpu import jobs
 from resumable_tf.tpu.accelerators import GENERATIONS, parse_accelerator
 from resumable_tf.tpu.checks import location_warnings
@@ -238,8 +238,9 @@ def test_the_training_command_is_the_supervisor_of_the_script() -> None:
     single = variant(accelerator_type="v4-8", train_args=("--preset", "base"))
     *_, last = train_script(single).splitlines()
     words = shlex.split(last)
-    assert words[:6] == ["exec", "resumable-tf", "run", "--stop-secs", "25", "--"]
-    assert words[6:8] == ["python", "scripts/train_translation.py"]
+    assert words[:5] == ["exec", "resumable-tf", "run", "--stop-secs", "25"]
+    script = words.index("--") + 1
+    assert words[script : script + 2] == ["python", "scripts/train_translation.py"]
     assert words[-2:] == ["--preset", "base"]
     assert "TPU_LOAD_LIBRARY" not in train_script(single)
     assert "export TPU_LOAD_LIBRARY=0" in train_script(DEMO)
@@ -333,6 +334,8 @@ def test_the_manifest_has_a_pod_with_its_chips_for_each_host() -> None:
     assert manifest["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 4
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [EXIT_USAGE, EXIT_CRASH_LOOP]
     pod = _pod_of(manifest)
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
@@ -375,7 +378,8 @@ def test_host_0_of_the_jobset_trains_and_all_answer(index: int, tmp_path: Path) 
     worker = f"python   -m resumable_tf.tpu.pod_worker --task-index {index}"
     hosts = ",".join(f"grpc://demo-slice-0-{i}.demo:8470" for i in range(4))
     client = (
-        f"resumable-tf 0 {hosts} run --stop-secs 20 -- python "
-        "scripts/train_translation.py --strategy tpu --run-dir gs://bucket/runs/demo"
+        f"resumable-tf 0 {hosts} run --stop-secs 20 --max-fruitless 8 -- python "
+        "scripts/train_translation.py --strategy tpu --run-dir gs://bucket/runs/demo "
+        "--grace-secs 20"
     )
     assert lines == ([worker, client] if index == 0 else [worker])

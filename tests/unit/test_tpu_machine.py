@@ -208,7 +208,7 @@ def test_the_script_refuses_a_missing_tpu_before_it_imports_tensorflow(
     )
     if find_machine().devices:
         pytest.skip("this machine has a TPU, or something that looks like one")
-    assert done.stdout.split() == ["1", "False"], done.stderr
+    assert done.stdout.split() == ["69", "False"], done.stderr
     assert "DeviceError: --strategy tpu --tpu local: this machine has no TPU" in (
         done.stderr
     )
