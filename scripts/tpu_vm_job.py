@@ -29,7 +29,7 @@ from resumable_tf.errors import (
     ResumableError,
     UsageError,
 )
-from resumable_tf.storage import open_storage
+from resumable_tf.storage import Storage, open_storage
 from resumable_tf.tpu.checks import check_before_create
 from resumable_tf.tpu.gcloud import Command, Gcloud
 from resumable_tf.tpu.job_files import JobFile, job_files
@@ -47,7 +47,12 @@ from resumable_tf.tpu.jobs import (
 )
 from resumable_tf.tpu.jobset import jobset_manifest
 from resumable_tf.tpu.secrets import Redactor
-from resumable_tf.tpu.status import SETTINGS_FILE, read_settings, read_status
+from resumable_tf.tpu.status import (
+    OUTCOME_FILE,
+    SETTINGS_FILE,
+    read_settings,
+    read_status,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = Path(__file__).with_name("tpu_vm_startup.sh")
@@ -105,7 +110,7 @@ def create(
 
 @app.command()
 def status(run_dir: RunDir, dry_run: DryRun = False) -> None:
-    """Shows the TPU's state and the newest checkpoint."""
+    """Shows the TPU's state, the newest checkpoint, and whether training has ended."""
 
     def show() -> None:
         storage = open_storage(run_dir)
@@ -169,10 +174,7 @@ def delete(run_dir: RunDir, yes: Yes = False, dry_run: DryRun = False) -> None:
         _confirm(settings, "delete", yes or dry_run)
         _run_all(delete_commands(settings), _gcloud(), dry_run, may_be_gone=True)
         # Last: as long as the job is known, `recreate --if-lost` would buy it again.
-        if dry_run:
-            print(f"# Then {storage.locate(SETTINGS_FILE)} is removed.")
-        else:
-            storage.delete(SETTINGS_FILE)
+        _remove(storage, SETTINGS_FILE, dry_run)
 
     _guarded(act)
 
@@ -193,11 +195,18 @@ def recreate(
         settings, gcloud = read_settings(storage), _gcloud()
         if if_lost and not dry_run:
             found = read_status(settings, gcloud, storage)
+            if found.outcome is not None:
+                print(
+                    f"{settings.name} has ended ({found.outcome.reason}); nothing was "
+                    "done. `delete` forgets it, `recreate` without --if-lost goes on."
+                )
+                return
             if not found.is_lost:
                 print(f"{settings.name} is not lost; nothing was done")
                 return
         _confirm(settings, "delete and create again", yes or dry_run)
         _run_all(delete_commands(settings), gcloud, dry_run, may_be_gone=True)
+        _remove(storage, OUTCOME_FILE, dry_run)
         _run_all(
             create_commands(settings, startup_script=str(STARTUP)), gcloud, dry_run
         )
@@ -257,7 +266,16 @@ def _create(settings: JobSettings, env: dict[str, str], is_dry_run: bool) -> Non
                 print("".join(f"#   {x}\n" for x in file.preview.splitlines()), end="")
     else:
         _run_all(puts, gcloud, False)
+    # It goes on, so that it has not ended: a TPU that is taken away is wanted again.
+    _remove(open_storage(settings.run_dir), OUTCOME_FILE, is_dry_run)
     _run_all(request, gcloud, is_dry_run)
+
+
+def _remove(storage: Storage, name: str, is_dry_run: bool) -> None:
+    if is_dry_run:
+        print(f"# Then {storage.locate(name)} is removed.")
+    else:
+        storage.delete(name)
 
 
 def _previous(settings: JobSettings) -> JobSettings | None:

@@ -60,7 +60,7 @@ COMMANDS = {
     "audit": "--keep --kill-at --steps".split(),
     "run": """
         --events --first-delay-secs --hang-factor --hang-max-idle-secs --hang-min-secs
-        --max-delay-secs --max-fruitless --project --stop-secs --tpu --tpu-api
+        --max-delay-secs --max-fruitless --outcome --project --stop-secs --tpu --tpu-api
         --tpu-wait-secs --zone
     """.split(),
 }

@@ -19,6 +19,7 @@ from resumable_tf.notices.metadata import MetadataClient, is_on_google_cloud
 from resumable_tf.notices.readiness import ReadinessWait, going_machine
 from resumable_tf.notices.tpu_node import NodeStatus, TpuNode
 from resumable_tf.supervising.events import EventFiles, Events
+from resumable_tf.supervising.outcome import OutcomeFile
 from resumable_tf.supervising.restarts import RestartPolicy
 from resumable_tf.supervising.supervisor import Settings, Supervisor, WaitUntilReady
 from resumable_tf.supervising.watchdog import WatchdogSettings
@@ -66,6 +67,13 @@ def run(
     events: Annotated[
         Path | None, typer.Option(help="File to append the events to. [default: none]")
     ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            help="File or URL that is there once a start would not help: it was "
+            "finished, a crash loop or wrong usage. [default: none]"
+        ),
+    ] = None,
 ) -> None:
     """Runs a program until it is finished; restarts it when it is preempted or dies.
 
@@ -90,7 +98,7 @@ def run(
         files = {_STDERR: "standard error"}
         if events is not None:
             files[_open(events)] = str(events)
-        log = Events(EventFiles(files))
+        log = Events(_writer(files, outcome))
         node = None
         if tpu is not None:
             named = TpuNode(tpu, project=project, zone=zone, api=tpu_api)
@@ -102,6 +110,21 @@ def run(
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"UsageError: {error}", markup=False)
         sys.exit(EXIT_USAGE)
+
+
+def _writer(files: dict[int, str], outcome: str | None) -> Callable[[str], None]:
+    """Returns what takes the events; what an earlier run has left is removed."""
+    to_files = EventFiles(files)
+    if outcome is None:
+        return to_files
+    file = OutcomeFile(outcome)
+    file.clear()
+
+    def write(line: str) -> None:
+        to_files(line)
+        file(line)
+
+    return write
 
 
 def _wait(node: WaitUntilReady | None) -> WaitUntilReady:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from resumable_tf.errors import UsageError
 from resumable_tf.tpu.accelerators import NEWEST_TENSORFLOW_IMAGE
-from resumable_tf.tpu.jobs import JobSettings, training_line
+from resumable_tf.tpu.jobs import OUTCOME, JobSettings, training_line
 from resumable_tf.tpu.secrets import MASK, is_secret_name
 
 REQUIREMENTS = "requirements-tpu.txt"
@@ -178,5 +178,6 @@ def train_script(settings: JobSettings) -> str:
         # The one client of a pod: the chips of this host, too, belong to its worker.
         # TPU_NAME, with the addresses of all hosts, is set by the start-up script.
         lines.append("export TPU_LOAD_LIBRARY=0")
-    lines.append(training_line(settings, stop_secs=STOP_SECS))
+    outcome = ("--outcome", f"{settings.job_dir}/{OUTCOME}")
+    lines.append(training_line(settings, stop_secs=STOP_SECS, supervisor_args=outcome))
     return "\n".join(lines) + "\n"

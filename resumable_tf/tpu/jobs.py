@@ -27,6 +27,8 @@ from resumable_tf.tpu.secrets import secret_flag_in
 
 METADATA_KEY = "resumable-tf-job"
 """Metadata of every host: where the job's files are."""
+OUTCOME = "outcome.json"
+"""Beside the job's files: how training has ended for good (`supervising.outcome`)."""
 UNIT = "resumable-tf.service"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _DEFAULT_PRESET = "tiny"

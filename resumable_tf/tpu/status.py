@@ -1,4 +1,4 @@
-"""What became of a job: its TPU, and its newest checkpoint.
+"""What became of a job: its TPU, its newest checkpoint, and how it ended.
 
 status = read_status(settings, gcloud, open_storage(settings.run_dir))
 for line in status.lines(now=time.time()):
@@ -15,11 +15,14 @@ from typing import Any
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.errors import NoCheckpointError
 from resumable_tf.storage import Storage
+from resumable_tf.supervising.outcome import Outcome, read_outcome
 from resumable_tf.tpu.gcloud import Gcloud
-from resumable_tf.tpu.jobs import JobSettings, describe_commands
+from resumable_tf.tpu.jobs import OUTCOME, JobSettings, describe_commands
 
 SETTINGS_FILE = "job/job.json"
 """Below the run directory; a job is known as long as it is there."""
+OUTCOME_FILE = f"job/{OUTCOME}"
+"""Below the run directory; there from training's end on, until it goes on."""
 # States of the API's Node and QueuedResource in which nothing will run any more.
 _LOST_NODES = {"PREEMPTED", "TERMINATED"}
 _LOST_REQUESTS = {"SUSPENDED", "SUSPENDING", "FAILED"}
@@ -36,6 +39,7 @@ class JobStatus:
         is_queued: Whether the job uses queued resources.
         step: Newest committed step, None if there is none.
         saved: When it was saved, in seconds since 1970.
+        outcome: How training has ended for good; None if it has not.
     """
 
     node: str | None
@@ -44,6 +48,7 @@ class JobStatus:
     is_queued: bool
     step: int | None
     saved: float | None
+    outcome: Outcome | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -64,11 +69,23 @@ class JobStatus:
         if self.step is None or self.saved is None:
             lines.append("last checkpoint  none yet")
         else:
-            ago = datetime.timedelta(seconds=max(0, round(now - self.saved)))
-            lines.append(f"last checkpoint  step {self.step}, saved {ago} ago")
-        if self.is_lost:
+            ago = _ago(self.saved, now)
+            lines.append(f"last checkpoint  step {self.step}, saved {ago}")
+        if self.outcome is not None:
+            reason, ago = self.outcome.reason, _ago(self.outcome.time, now)
+            lines.append(f"training         {reason}, {ago}")
+            lines.append(self._after_the_end(self.outcome))
+        elif self.is_lost:
             lines.append("the TPU is gone: `recreate` goes on from there")
         return lines
+
+    def _after_the_end(self, outcome: Outcome) -> str:
+        """Returns what to do once training has ended for good."""
+        paid = "" if self.is_lost else "the TPU is still paid for: "
+        if outcome.is_finished:
+            return f"{paid}`delete` gives it back"
+        look = "" if self.is_lost else "`logs` shows why, "
+        return f"{paid}{look}`recreate` tries again, `delete` gives it back"
 
 
 def read_status(settings: JobSettings, gcloud: Gcloud, storage: Storage) -> JobStatus:
@@ -81,6 +98,7 @@ def read_status(settings: JobSettings, gcloud: Gcloud, storage: Storage) -> JobS
 
     Raises:
         CloudError: If `gcloud` fails.
+        UsageError: If the outcome can't be read.
     """
     describe_node, describe_request = describe_commands(settings)
     node = gcloud.describe(describe_node)
@@ -93,6 +111,7 @@ def read_status(settings: JobSettings, gcloud: Gcloud, storage: Storage) -> JobS
         is_queued=settings.is_queued,
         step=None if latest is None else latest.step,
         saved=None if latest is None else latest.manifest.time,
+        outcome=read_outcome(storage, OUTCOME_FILE),
     )
 
 
@@ -112,6 +131,10 @@ def read_settings(storage: Storage) -> JobSettings:
             "that it was given."
         ) from error
     return JobSettings.from_json(data, path=storage.locate(SETTINGS_FILE))
+
+
+def _ago(time: float, now: float) -> str:
+    return f"{datetime.timedelta(seconds=max(0, round(now - time)))} ago"
 
 
 def _state_of(answer: Mapping[str, Any] | None) -> str | None:
