@@ -77,6 +77,8 @@ install_source() {
     say "the project is installed already"
     return
   fi
+  # Without a stamp the venv may be without pip, or have a package that is half there.
+  [[ -f $HOME_DIR/installed ]] || rm -rf "$HOME_DIR/venv"
   rm -rf "$HOME_DIR/installed" "$HOME_DIR/source"
   mkdir -p "$HOME_DIR/source"
   tar --extract --gzip --no-same-owner --file "$INCOMING/source.tar.gz" \

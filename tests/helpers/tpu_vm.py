@@ -31,7 +31,10 @@ _PYTHON = (
 if [[ $1 == -m && $2 == venv ]]; then
   mkdir -p "$3/bin"
   cp "$0" "$3/bin/python"
-  if [[ -n ${FAIL_INSTALL:-} ]]; then sed -i '$ s/.*/exit 1/' "$3/bin/python"; fi
+  if [[ -n ${FAIL_INSTALL:-}${KILL_VENV:-} ]]; then
+    sed -i '$ s/.*/exit 1/' "$3/bin/python"  # Its link comes before its pip.
+  fi
+  if [[ -n ${KILL_VENV:-} ]]; then kill -KILL $PPID; sleep 1; fi
 fi
 [[ "$*" == *"import ensurepip"* && -n ${NO_ENSUREPIP:-} ]] && exit 1
 exit 0

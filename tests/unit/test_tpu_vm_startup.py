@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -143,10 +144,39 @@ def test_an_interrupted_installation_is_done_again(host: TpuVm, tmp_path: Path) 
     done = host.boot(FAIL_INSTALL="1")
     assert done.returncode != 0
     assert not [call for call in host.calls if call[0] == "systemctl"]
-    python = host.file("opt/resumable-tf/venv/bin/python")
-    python.write_text(python.read_text().replace("\nexit 1\n", "\nexit 0\n"))
     assert host.boot().returncode == 0
     assert len([call for call in host.calls if "pip" in call]) == 2
+
+
+def test_a_boot_in_the_middle_of_making_the_venv_is_mended_by_the_next(
+    host: TpuVm, tmp_path: Path
+) -> None:
+    """Python's link is there before pip is: nobody could install into such a venv."""
+    put_job(tmp_path, SINGLE)
+    assert host.boot(KILL_VENV="1").returncode == -signal.SIGKILL
+    assert host.file("opt/resumable-tf/venv/bin/python").exists()
+    done = host.boot()
+    assert done.returncode == 0, done.stderr
+    assert ["systemctl", "restart", "--no-block", "resumable-tf.service"] in host.calls
+
+
+def test_an_update_that_is_interrupted_does_not_trust_the_venv(
+    host: TpuVm, tmp_path: Path
+) -> None:
+    """A package that was half replaced may count as installed."""
+    put_job(tmp_path, SINGLE)
+    host.boot()
+    venv = host.file("opt/resumable-tf/venv")
+    (venv / "old").touch()
+    (tmp_path / "project" / "models" / "new.py").write_text("")
+    put_job(tmp_path, SINGLE)
+    python = venv / "bin" / "python"
+    works = python.read_text()
+    python.write_text(works.replace("\nexit 0\n", "\nexit 1\n"))
+    assert host.boot().returncode != 0
+    assert (venv / "old").exists()  # An update as such takes what is there.
+    assert host.boot().returncode == 0
+    assert not (venv / "old").exists()
 
 
 def test_an_image_without_venv_gets_the_package(host: TpuVm, tmp_path: Path) -> None:
