@@ -22,7 +22,7 @@ from pathlib import Path
 from resumable_tf.errors import UsageError
 from resumable_tf.tpu.accelerators import NEWEST_TENSORFLOW_IMAGE
 from resumable_tf.tpu.jobs import OUTCOME, JobSettings, training_line
-from resumable_tf.tpu.secrets import MASK, is_secret_name
+from resumable_tf.tpu.secrets import MASK
 
 REQUIREMENTS = "requirements-tpu.txt"
 STOP_SECS = 25
@@ -40,7 +40,7 @@ class JobFile:
         name: Relative to `job/`.
         data: What it holds, secrets included.
         about: What it is, fit to be shown.
-        preview: Its text with secrets masked; None for what is no text.
+        preview: Its text with the values of variables masked; None for what is no text.
     """
 
     name: str
@@ -59,14 +59,14 @@ def job_files(
     """
     source = source_archive(project_root)
     command = train_script(settings).encode()
-    secret = {name: MASK if is_secret_name(name) else env[name] for name in env}
+    masked = dict.fromkeys(env, MASK)
     return [
         JobFile("source.tar.gz", source, f"the project, {len(source):,} bytes"),
         JobFile(
             "job.env",
             env_script(settings, env).encode(),
             f"{len(env)} environment variables",
-            env_script(settings, secret),
+            env_script(settings, masked),
         ),
         JobFile("train.sh", command, "the training command", command.decode()),
         JobFile(

@@ -35,6 +35,12 @@ CREATE = """
     --accelerator-type v5litepod-16 --run-dir gs://bucket/demo
 """.split()
 
+_PROJECT = """
+    resumable_tf/__init__.py resumable_tf/__pycache__/a.pyc models/__init__.py
+    scripts/train_translation.py setup.cfg pyproject.toml README.md LICENSE
+    requirements-tpu.txt secret.txt
+""".split()
+
 
 class Cloud:
     """The script, the fake gcloud and the fake storage together."""
@@ -84,6 +90,15 @@ class Cloud:
         return open_storage(RUN_DIR).read_bytes(name)
 
 
+def small_project(folder: Path) -> Path:
+    """Leaves files with the names of the project's in a folder, and some others."""
+    for name in _PROJECT:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder
+
+
 def _load_script(folder: Path) -> Any:
     """Loads the script with a project that lacks nothing but the corpus."""
     path = ROOT / "scripts" / "tpu_vm_job.py"
@@ -92,18 +107,5 @@ def _load_script(folder: Path) -> Any:
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
-    script.ROOT = folder / "project"
-    for name in (
-        "resumable_tf/__init__.py",
-        "models/__init__.py",
-        "scripts/train_translation.py",
-        "setup.cfg",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "requirements-tpu.txt",
-    ):
-        copy = script.ROOT / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(name)
+    script.ROOT = small_project(folder / "project")
     return script

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.fake_gcloud import COMMANDS, Refused, parse
+from helpers.tpu_job import small_project
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,6 @@ from resumable_tf.tpu.job_files import (
 )
 from resumable_tf.tpu.jobs import JobSettings
 from resumable_tf.tpu.jobset import container_script, jobset_manifest
-from resumable_tf.tpu.secrets import MASK, Redactor, is_secret_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = JobSettings(
@@ -253,28 +253,10 @@ def test_the_shell_gets_each_variable_as_it_was(value: str) -> None:
     assert done.stdout == value.encode()
 
 
-@given(
-    value=st.text("abc'\"\\ $\n", min_size=1),
-    name=st.sampled_from(["HF_TOKEN", "API_KEY", "DB_PASSWORD", "AWS_SECRET"]),
-)
-def test_no_form_of_a_secret_is_shown(value: str, name: str) -> None:
-    redact = Redactor({name: value})
-    for shown in (value, shlex.quote(value), json.dumps(value)):
-        hidden = redact(f"<{shown}>")
-        assert value not in hidden and MASK in hidden
-
-
-def test_names_of_secrets_are_recognised_and_others_are_not() -> None:
-    for name in ("HF_TOKEN", "WANDB_API_KEY", "KEY", "my-token", "GCP_CREDENTIALS"):
-        assert is_secret_name(name), name
-    for name in ("SEED", "MONKEY", "TOKENIZER", "KEYBOARD", "KEEP_LAST"):
-        assert not is_secret_name(name), name
-
-
 def test_job_files_hold_the_project_and_hide_secrets_from_the_preview(
     tmp_path: Path,
 ) -> None:
-    root = _small_project(tmp_path)
+    root = small_project(tmp_path)
     env = {"HF_TOKEN": "hunter2", "SEED": "5"}
     files = job_files(DEMO, env=env, project_root=root)
     by_name = {file.name: file for file in files}
@@ -293,31 +275,12 @@ def test_job_files_hold_the_project_and_hide_secrets_from_the_preview(
 
 
 def test_an_incomplete_project_is_refused(tmp_path: Path) -> None:
-    root = _small_project(tmp_path)
+    root = small_project(tmp_path)
     (root / "requirements-tpu.txt").unlink()
     with pytest.raises(UsageError, match=r"lacks requirements-tpu\.txt"):
         job_files(DEMO, env={}, project_root=root)
     with pytest.raises(UsageError, match="--env '1X'"):
         env_script(DEMO, {"1X": ""})
-
-
-def _small_project(folder: Path) -> Path:
-    for name in (
-        "resumable_tf/a.py",
-        "resumable_tf/__pycache__/a.pyc",
-        "models/b.py",
-        "scripts/train_translation.py",
-        "setup.cfg",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "requirements-tpu.txt",
-        "secret.txt",
-    ):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return folder
 
 
 def _pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
