@@ -14,34 +14,44 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
-child=
 stopping=
 ending=
 
-# scancel ends training as the time limit does, with SIGTERM to the steps and perhaps to
-# this script. Only the job's state tells them apart: Slurm sets it before it signals, and
-# a requeue would bring a cancelled job back. To be asked at the first sign of an end.
+# The time limit and scancel end training with SIGTERM to the steps and perhaps to this
+# script. Only the job's state tells them from the announcement: Slurm sets it before it
+# signals, and a requeue would bring a cancelled job back. To be asked at the first sign
+# of an end.
 ask_state() {
   local state
   state=$(timeout 10 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
   if [[ $state == COMPLETING || $state == CANCELLED ]]; then ending=yes; fi
 }
 
-# Slurm signals this script only (B:), 60 s before the time is up. It is passed on once:
-# a second SIGTERM would end training without a save.
-pass_on() {
+# SIGTERM to srun would make it kill training (srun_job.c: "forcing job termination"), so
+# scancel signals the steps; without --batch or --full not this script. A step that has not
+# begun misses it, and gets its signal when the time is up.
+signal_training() {
+  if timeout 10 scancel --signal=TERM "$SLURM_JOB_ID"; then
+    echo "the signal was passed on to training"
+  else
+    echo "scancel failed; training gets its signal when the time is up"
+  fi
+}
+
+# Slurm signals this script only (B:), 60 s before the time is up. It is passed on once,
+# and not if Slurm has told the steps itself: a second SIGTERM would end training without
+# a save.
+stop() {
   interrupted=yes
   if [[ -n $stopping ]]; then return; fi
   stopping=yes
-  if [[ -n $child ]]; then kill -TERM "$child"; fi
   ask_state
-  echo "the signal was passed on to training${ending:+; Slurm is ending the job}"
+  if [[ -n $ending ]]; then echo "Slurm is ending the job"; else signal_training; fi
 }
-trap pass_on TERM
+trap stop TERM
 
 srun python scripts/train_translation.py --place slurm "$@" &
 child=$!
-if [[ -n $stopping ]]; then kill -TERM "$child"; fi
 # A signal ends `wait` early, and not the child; 127 means that it was waited for already.
 code=1
 interrupted=yes

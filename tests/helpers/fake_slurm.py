@@ -1,4 +1,4 @@
-"""Slurm's part of a batch job: `sbatch` for one script, with `srun` and `scontrol`.
+"""Slurm's part of a batch job: `sbatch` for one script, and the commands that it calls.
 
     slurm = FakeSlurm(tmp_path)
     job = slurm.start(["--preset", "tiny"], restart_count=0)
@@ -6,7 +6,10 @@
     job.wait(), slurm.requeued
 
 It reads the `#SBATCH` lines as sbatch(1) would and refuses unknown options. `srun` runs
-the program as a task of its own and passes SIGTERM on to it. `squeue` says the state.
+the program as a task of its own; at SIGTERM it says "forcing job termination" and kills
+the task, as Slurm's own does (src/srun/libsrun/srun_job.c). `scancel --signal=TERM JOB`
+signals the tasks and not the script, and is silent if there are none. `squeue` says the
+state.
 """
 
 from __future__ import annotations
@@ -32,6 +35,28 @@ _OPTIONS = {
 }
 JOB_ID = "4711"
 _ASK_STATE = f"--noheader --jobs={JOB_ID} --format=%T"
+_SIGNAL_STEPS = f"--signal=TERM {JOB_ID}"
+_SRUN = """
+import pathlib, signal, subprocess, sys, time
+folder = pathlib.Path({folder!r})
+task = None
+def kill(number, frame):
+    print("srun: forcing job termination", flush=True)
+    if task is None:
+        sys.exit(1)
+    task.kill()
+signal.signal(signal.SIGTERM, kill)
+while (folder / "hold").exists():
+    (folder / "held").touch()
+    time.sleep(0.01)
+task = subprocess.Popen(sys.argv[1:])
+(folder / "task.new").write_text(str(task.pid))
+(folder / "task.new").rename(folder / "task")
+code = task.wait()
+(folder / "task").unlink()
+# As srun: 128 and the signal's number for a task that a signal ended.
+sys.exit(code if code >= 0 else 128 - code)
+"""
 
 
 class FakeSlurm:
@@ -42,21 +67,19 @@ class FakeSlurm:
         self._log = folder / "scontrol.log"
         programs = folder / "slurm"
         programs.mkdir()
-        # A task is another process than srun, which passes signals on.
-        task = "import signal, subprocess, sys\n"
-        task += "task = subprocess.Popen(sys.argv[1:])\n"
-        task += "signal.signal(signal.SIGTERM, lambda n, _: task.send_signal(n))\n"
-        # As srun: 128 and the signal's number for a task that a signal ended.
-        task += "code = task.wait()\n"
-        task += "sys.exit(code if code >= 0 else 128 - code)\n"
-        (programs / "srun").write_text(f"#!{sys.executable}\n{task}")
-        (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>"{self._log}"\n')
         self._state = folder / "state"
         self._state.write_text("RUNNING\n")
-        (programs / "squeue").write_text(
-            f'#!/bin/sh\n[ "$*" = "{_ASK_STATE}" ] && cat "{self._state}"\n'
-        )
-        for name in ("srun", "scontrol", "squeue"):
+        self._task = folder / "task"
+        shell = {
+            "scontrol": f'echo "$@" >>"{self._log}"',
+            "squeue": f'[ "$*" = "{_ASK_STATE}" ] && cat "{self._state}"',
+            "scancel": f'[ "$*" = "{_SIGNAL_STEPS}" -a -e "{self._state}" ] || exit 1\n'
+            f'[ ! -e "{self._task}" ] || kill -TERM "$(cat "{self._task}")"',
+        }
+        texts = {name: f"#!/bin/sh\n{text}\n" for name, text in shell.items()}
+        texts["srun"] = f"#!{sys.executable}\n{_SRUN.format(folder=str(folder))}"
+        for name, text in texts.items():
+            (programs / name).write_text(text)
             (programs / name).chmod(0o755)
         (folder / "scripts").symlink_to(ROOT / "scripts")
         self.options = _options(SCRIPT.read_text("utf-8"))
@@ -77,12 +100,24 @@ class FakeSlurm:
         program.chmod(0o755)
 
     def lose_controller(self) -> None:
-        """Lets `squeue` fail."""
+        """Lets `squeue` and `scancel` fail."""
         self._state.unlink()
 
+    def hold_step(self) -> None:
+        """Lets `srun` wait before it starts its task."""
+        (self._folder / "hold").touch()
+
+    def release_step(self) -> None:
+        """Lets it start the task."""
+        (self._folder / "hold").unlink()
+        while not self._task.exists():
+            time.sleep(0.01)
+
     def end_job(self) -> None:
-        """Does to the job's state what `scancel` does, before any signal is sent."""
+        """Ends the job as `scancel` and the time limit do: first its state."""
         self._state.write_text("COMPLETING\n")
+        if self._task.exists():
+            os.kill(int(self._task.read_text()), signal.SIGTERM)
 
     @property
     def run_dir(self) -> Path:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.fake_slurm import JOB_ID, FakeSlurm
+from helpers.fake_slurm import JOB_ID, FakeSlurm, Job
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 143])
@@ -55,6 +55,34 @@ def test_a_cancelled_job_stays_cancelled(
     assert slurm.requeued == []
 
 
+@pytest.mark.parametrize("missed", ["step", "controller"])
+def test_training_that_missed_the_signal_gets_it_when_the_time_is_up(
+    tmp_path: Path, missed: str
+) -> None:
+    """It was not there yet, or Slurm's controller did not answer."""
+    slurm = FakeSlurm(tmp_path)
+    slurm.replace_python(
+        "trap 'exit 75' TERM; touch started; while :; do sleep 0.02; done"
+    )
+    if missed == "step":
+        slurm.hold_step()
+        job = slurm.start([], restart_count=0)
+        job.wait_for(tmp_path, "held")
+        _signal_until(job, "passed on")
+        slurm.release_step()
+        job.wait_for(tmp_path, "started")
+    else:
+        slurm.lose_controller()
+        job = slurm.start([], restart_count=0)
+        job.wait_for(tmp_path, "started")
+        _signal_until(job, "scancel failed")
+    slurm.end_job()
+    job.signal_batch_script()
+    code, output = job.wait()
+    assert code == 75, output
+    assert slurm.requeued == [f"requeue {JOB_ID}"]
+
+
 def test_a_save_that_outlasts_the_time_limit_is_still_requeued(tmp_path: Path) -> None:
     slurm = FakeSlurm(tmp_path)
     slurm.replace_python(
@@ -63,14 +91,28 @@ def test_a_save_that_outlasts_the_time_limit_is_still_requeued(tmp_path: Path) -
     )
     job = slurm.start([], restart_count=0)
     job.wait_for(tmp_path, "started")
-    job.signal_batch_script()
-    while "passed on" not in (said := job.read_line()):
-        assert said
+    _signal_until(job, "passed on")
     slurm.end_job()
     (tmp_path / "go").touch()
     found, output = job.wait()
     assert found == 75, output
     assert slurm.requeued == [f"requeue {JOB_ID}"]
+
+
+def test_training_that_slurm_has_signalled_itself_is_not_signalled_again(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(tmp_path)
+    slurm.replace_python(
+        "trap 'echo TERM; saving=yes' TERM; touch started\n"
+        'until [ -n "$saving" ]; do sleep 0.02; done; sleep 0.5; exit 75'
+    )
+    job = slurm.start([], restart_count=0)
+    job.wait_for(tmp_path, "started")
+    slurm.end_job()
+    job.signal_batch_script()
+    code, output = job.wait()
+    assert (code, output.count("TERM")) == (75, 1)
 
 
 def test_without_an_answer_about_its_state_a_job_is_requeued(tmp_path: Path) -> None:
@@ -98,3 +140,9 @@ def test_training_gets_the_signal_once_however_often_slurm_sends_it(
     code, output = job.wait()
     assert (code, output.count("TERM")) == (75, 1)
     assert slurm.requeued == [f"requeue {JOB_ID}"]
+
+
+def _signal_until(job: Job, expected: str) -> None:
+    job.signal_batch_script()
+    while expected not in (said := job.read_line()):
+        assert said, "the job has ended"
