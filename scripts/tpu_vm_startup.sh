@@ -96,12 +96,14 @@ install_source() {
 
 # unit NAME DESCRIPTION COMMAND [EXTRA...]: writes a systemd unit.
 unit() {
-  local name=$1 description=$2 command=$3
+  local name=$1 description=$2 command=$3 after=network-online.target
   shift 3
+  # What is started last is stopped first: training saves while the worker still answers.
+  [[ $name == resumable-tf-worker ]] || after+=" resumable-tf-worker.service"
   put "$UNITS/$name.service" 644 <<EOF
 [Unit]
 Description=$description
-After=network-online.target
+After=$after
 StartLimitIntervalSec=0
 
 [Service]
@@ -125,11 +127,13 @@ start() {
   fi
 }
 
+# All hosts of a preempted pod get SIGTERM at once, and training needs them for its last
+# save: a worker goes on for 28 s, as long as training may take.
 start_worker() {
   local python=/opt/resumable-tf/venv/bin/python
   unit resumable-tf-worker "TensorFlow's worker of a TPU pod" \
     "$python -m resumable_tf.tpu.pod_worker --task-index $INDEX --port $WORKER_PORT" \
-    "Restart=always" "RestartSec=5"
+    "Restart=always" "RestartSec=5" "KillSignal=SIGTERM" "TimeoutStopSec=30"
   start resumable-tf-worker
 }
 

@@ -23,6 +23,8 @@ from pathlib import Path
 
 from helpers.workers import free_ports
 
+from resumable_tf.tpu.pod_worker import STOP_SECS, hold_sigterm, outlive_sigterm
+
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = "/proc/self/cwd"
 """A directory that is another one in each process."""
@@ -72,6 +74,17 @@ class Pod:
         self._workers[index] = worker
         return worker
 
+    def terminate(self) -> None:
+        """Sends SIGTERM to all workers, as their hosts do at a preemption."""
+        for worker in self._workers.values():
+            worker.terminate()
+
+    def wait(self) -> list[int]:
+        """Waits until all workers have ended; returns their exit codes."""
+        for worker in self._workers.values():
+            worker.communicate(timeout=20)
+        return [self._workers.pop(index).returncode for index in sorted(self._workers)]
+
     def kill(self, index: int) -> None:
         """Ends a worker with SIGKILL, as a host that is gone."""
         worker = self._workers.pop(index)
@@ -100,12 +113,15 @@ def serve() -> None:
     parser.add_argument("--task-index", type=int, required=True)
     parser.add_argument("--port", type=int, required=True)
     flags = parser.parse_args()
+    hold_sigterm()
     import tensorflow as tf
 
+    # What the client asks for with its flags, which are not sent to the workers.
+    tf.config.experimental.enable_op_determinism()
     cluster = tf.train.ClusterSpec(
         {"worker": {flags.task_index: f"127.0.0.1:{flags.port}"}}
     )
-    server = tf.distribute.Server(
+    _server = tf.distribute.Server(
         cluster,
         job_name="worker",
         task_index=flags.task_index,
@@ -115,7 +131,8 @@ def serve() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     os.write(1, b"up\n")
-    server.join()
+    outlive_sigterm(STOP_SECS)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ there, and what is saved went through the client.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,9 +83,7 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
         code, output = finish(start_client(pod, client, "whole", corpus))
         assert code == 0, output
         process = start_client(pod, client, "run", corpus)
-        log = client / "run" / "metrics" / "train.jsonl"
-        while process.poll() is None and len(_lines(log)) < 3:
-            time.sleep(0.05)
+        _wait_for_lines(process, client / "run", 3)
         pod.kill(1)
         code, output = finish(process)
         assert code == 69, output
@@ -103,6 +102,44 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
         assert (one["step"], one["num_tokens"]) == (other["step"], other["num_tokens"])
         # Sums over rows are formed in another order: float32 rounding.
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_pod_whose_hosts_all_end_at_once_saves_and_continues_bit_for_bit(
+    tmp_path: Path,
+) -> None:
+    """A spot pod is preempted, and the client is the last to hear of it."""
+    corpus, client = write_corpus(tmp_path / "corpus.tsv"), tmp_path / "client"
+    client.mkdir()
+    single = {**_FLAGS, "records": client / "records", "stop_step": 1}
+    done = run_training(train_args(tmp_path / "single", corpus, **single))
+    assert done.returncode == 0, done.stderr
+    # Only what is saved at the end can be resumed from.
+    flags = {"save_every_steps": 1000, "stop_step": 12}
+    with Pod(tmp_path) as pod:
+        copy_to_hosts(pod, client / "records")
+        code, output = finish(start_client(pod, client, "whole", corpus, **flags))
+        assert code == 0, output
+        process = start_client(pod, client, "run", corpus, **flags)
+        _wait_for_lines(process, client / "run", 3)
+        process.send_signal(signal.SIGSTOP)
+        pod.terminate()
+        time.sleep(2)
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+        code, output = finish(process)
+        assert code == 75, output
+        step = metric_lines(client / "run", "train")[-1]["step"]
+        manifest = client / "run" / "checkpoints" / f"ckpt-{step}.manifest.json"
+        assert manifest.exists(), output
+        # The second SIGTERM: whatever TensorFlow has made of the first one.
+        pod.terminate()
+        assert pod.wait() == [0, 0]
+        pod.start(0, 1)
+        code, output = finish(start_client(pod, client, "run", corpus, **flags))
+        assert code == 0, output
+        assert f"resumed from step {step}" in output
+    assert_same_run(client / "run", client / "whole")
 
 
 @pytest.mark.slow
@@ -128,5 +165,9 @@ def test_hosts_read_their_own_rows_and_their_state_goes_through_the_client(
     assert os.listdir(client) == ["run"]
 
 
-def _lines(log: Path) -> list[str]:
-    return log.read_text().splitlines() if log.exists() else []
+def _wait_for_lines(process: subprocess.Popen[str], run_dir: Path, count: int) -> None:
+    log = run_dir / "metrics" / "train.jsonl"
+    while process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) >= count:
+            break
+        time.sleep(0.05)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,39 @@ def add():
 
 print("sum", float(add()))
 """
+
+
+_OUTLIVE = """
+import logging, sys
+from resumable_tf.tpu.pod_worker import hold_sigterm, outlive_sigterm
+logging.basicConfig(level=logging.INFO)
+hold_sigterm()
+print("up", file=sys.stderr, flush=True)
+outlive_sigterm(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("stop_secs", "is_told_twice"), [(0.5, False), (600, True)])
+def test_a_worker_outlives_one_sigterm_for_a_while_and_not_two(
+    stop_secs: float, is_told_twice: bool
+) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _OUTLIVE, str(stop_secs)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stderr is not None
+    assert worker.stderr.readline() == "up\n"
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    # Two at once would be one.
+    assert "SIGTERM: answering" in worker.stderr.readline()
+    if is_told_twice:
+        worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert is_told_twice or time.monotonic() - began >= stop_secs
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from helpers.tpu_vm import SCRIPT, TOKEN, MetadataServer, TpuVm
 
 from resumable_tf.errors import EXIT_CRASH_LOOP, EXIT_PREEMPTED, EXIT_USAGE
 from resumable_tf.storage import open_storage
+from resumable_tf.tpu import pod_worker
 from resumable_tf.tpu.job_files import STOP_SECS, job_files
 from resumable_tf.tpu.jobs import METADATA_KEY, JobSettings
 
@@ -61,11 +62,13 @@ def put_job(folder: Path, settings: JobSettings, **env: str) -> None:
         storage.write_bytes(file.name, file.data)
 
 
-def unit_of(host: TpuVm, name: str) -> configparser.SectionProxy:
+def unit_of(
+    host: TpuVm, name: str, section: str = "Service"
+) -> configparser.SectionProxy:
     unit = configparser.ConfigParser(interpolation=None, strict=True)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string(host.file(f"etc/systemd/system/{name}.service").read_text())
-    return unit["Service"]
+    return unit[section]
 
 
 def test_bash_can_read_it() -> None:
@@ -205,6 +208,18 @@ def test_on_a_pod_all_hosts_answer_and_worker_0_trains(
     )
     is_training = host.file("etc/systemd/system/resumable-tf.service").exists()
     assert is_training == (index == "0")
+    assert worker["KillSignal"] == "SIGTERM"
+    # It answers for STOP_SECS after that, training's last save included.
+    assert pod_worker.STOP_SECS < int(worker["TimeoutStopSec"]) <= 30
+    if is_training:
+        training = unit_of(host, "resumable-tf")
+        assert int(training["TimeoutStopSec"]) <= pod_worker.STOP_SECS
+        # Stopped in the reverse order.
+        after = unit_of(host, "resumable-tf", "Unit")["After"].split()
+        assert "resumable-tf-worker.service" in after
+    assert unit_of(host, "resumable-tf-worker", "Unit")["After"] == (
+        "network-online.target"
+    )
 
 
 def test_googles_own_worker_is_left_alone(
