@@ -53,15 +53,18 @@ test-old: $(OLD)/installed-test
 	$(OLD)/bin/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
 	TF_USE_LEGACY_KERAS=1 $(OLD)/bin/python -m pytest -m "$(MARKS)" $(SELECT) $(RESUME_TESTS)
 
-# The tests of cloud-tpu-client, whose pins would hold back the packages of the others.
+# The tests of cloud-tpu-client, installed as the project advises, beside gcsfs.
 test-tpu-client: $(TPU_CLIENT)/installed
-	$(TPU_CLIENT)/bin/python -c "import cloud_tpu_client"
+	$(TPU_CLIENT)/bin/python -c "import cloud_tpu_client, gcsfs"
 	$(TPU_CLIENT)/bin/python -m pytest tests/contract/test_tpu_client.py
 
 $(TPU_CLIENT)/installed: setup.cfg
 	$(PYTHON) -m venv $(TPU_CLIENT)
-	$(TPU_CLIENT)/bin/python -m pip install --quiet "cloud-tpu-client==0.10" absl-py \
-	    google-crc32c "hypothesis>=6.100" "pytest>=8.3" "pytest-timeout>=2.3"
+	$(TPU_CLIENT)/bin/python -m pip install --quiet "google-api-python-client>=2" \
+	    oauth2client absl-py "gcsfs>=2025.3" google-crc32c packaging "rich>=13.7" \
+	    "tenacity>=9" "typer>=0.15" "hypothesis>=6.100" "pytest>=8.3" \
+	    "pytest-timeout>=2.3"
+	$(TPU_CLIENT)/bin/python -m pip install --quiet --no-deps "cloud-tpu-client==0.10"
 	touch $@
 
 proof: $(VENV)/installed-test

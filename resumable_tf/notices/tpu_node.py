@@ -22,6 +22,7 @@ from typing import Any
 from resumable_tf.errors import NoticeError, UsageError
 from resumable_tf.notices.metadata import MetadataClient
 from resumable_tf.notices.notice import Notice, NoticePoller
+from resumable_tf.tpu.machine import INSTALL_API_CLIENT
 
 APIS = ("v1", "v2")
 DELETED = "DELETED"
@@ -280,7 +281,7 @@ def _import_client() -> _Modules:
     except ImportError as error:
         raise UsageError(
             f"the state of a TPU node can't be asked for: {error}.\n"
-            "Install cloud-tpu-client: pip install cloud-tpu-client==0.10"
+            f"Install cloud-tpu-client: {INSTALL_API_CLIENT}"
         ) from error
     flags = importlib.import_module("absl.flags").FLAGS
     if not flags.is_parsed():

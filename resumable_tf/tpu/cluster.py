@@ -58,9 +58,12 @@ def resolve(settings: TpuSettings) -> Any:
         )
         if not settings.is_local:
             resolver.cluster_spec()
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # Also those of oauth2client, googleapiclient and httplib2, which are plain
+        # exceptions of packages that need not be installed.
         raise DeviceError(
-            f"--tpu {settings.name}: its addresses can't be found: {error}\n"
+            f"--tpu {settings.name}: its addresses can't be found: "
+            f"{type(error).__name__}: {error}\n"
             f"  zone: {settings.zone or 'of this machine'}, project: "
             f"{settings.project or 'of this machine'}\n"
             "Check the name, --tpu-zone and --gcp-project, or name the workers: "

@@ -29,8 +29,12 @@ INSTALL = """\
 (--no-deps, since tensorflow-text and others ask for the package named tensorflow, which
 would overwrite tensorflow-tpu.)"""
 """How to install wheels that work on a TPU VM."""
-INSTALL_API_CLIENT = "pip install cloud-tpu-client==0.10"
-"""The extra `tpu`, without this project and the TensorFlow that it asks for."""
+INSTALL_API_CLIENT = (
+    "pip install 'google-api-python-client>=2' oauth2client && "
+    "pip install --no-deps cloud-tpu-client==0.10"
+)
+"""With its requirements it would bring a google-api-core with which gcsfs can't be
+imported, and a protobuf that TensorFlow can't use."""
 
 _LOCAL = "local"
 _GRPC = "grpc://"
@@ -38,6 +42,8 @@ _WHEELS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu")
 _TPU_WHEEL = "tensorflow-tpu"
 # Beyond what its own metadata say: 2.20.0 ends the process at import with newer ones.
 _KNOWN_TO_FAIL = {"2.20": "libtpu<0.0.32"}
+# What TensorFlow's own copy of cloud-tpu-client imports.
+_API_CLIENT = {"google-api-python-client", "oauth2client"}
 _SHARED_LIBRARY = re.compile(r"tensorflow/[^/]*\.so(\.\d+)*")
 # With a number: /dev/accel and /dev/vfio/vfio are there without a TPU.
 _DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
@@ -199,7 +205,7 @@ def find_machine(
         wheels=tuple(_wheel(found[name]) for name in _WHEELS if name in found),
         libtpu=None if libtpu is None else libtpu.version,
         devices=tuple(sorted(map(str, files))),
-        has_api_client="google-api-python-client" in found,
+        has_api_client=_API_CLIENT <= found.keys(),
     )
 
 

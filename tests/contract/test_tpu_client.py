@@ -1,6 +1,6 @@
 """cloud-tpu-client itself, against a fake TPU API: every state, wrong and slow answers.
 
-Needs the extra `tpu`, whose pins do not go with the other tests' packages:
+Needs cloud-tpu-client, which no extra can bring (see `INSTALL_API_CLIENT`):
 `make test-tpu-client` makes an environment of its own.
 """
 
@@ -32,7 +32,7 @@ from resumable_tf.supervising.events import Events
 from resumable_tf.supervising.supervisor import Settings, Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
-pytest.importorskip("cloud_tpu_client", reason="the extra tpu is not installed")
+pytest.importorskip("cloud_tpu_client", reason="cloud-tpu-client is not installed")
 
 # The enumerations of both versions of the API, and values that neither has.
 STATES = """

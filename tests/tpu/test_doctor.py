@@ -106,7 +106,7 @@ CPU = Wheel("tensorflow", "2.19.1", True)
             "pod settings",
             dataclasses.replace(READY, settings=TpuSettings("node")),
             FAIL,
-            "pip install cloud-tpu-client",
+            "pip install --no-deps cloud-tpu-client==0.10",
         ),
         (
             "pod settings",

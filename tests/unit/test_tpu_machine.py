@@ -14,6 +14,7 @@ from helpers.workers import free_ports
 
 from resumable_tf.errors import DeviceError, UsageError
 from resumable_tf.tpu.machine import (
+    INSTALL_API_CLIENT,
     TpuSettings,
     check_machine,
     find_machine,
@@ -141,8 +142,14 @@ def test_a_nodes_name_needs_the_client_of_its_api(tmp_path: Path) -> None:
     message = problem(tmp_path, TpuSettings(name="node-1"))
     # An extra of this project would bring the CPU's TensorFlow over the TPU's.
     assert "resumable-tf[" not in message
-    assert "pip install cloud-tpu-client==0.10" in message
+    assert INSTALL_API_CLIENT in message
     assert "--tpu grpc://HOST:8470" in message
+    install(tmp_path / "site", "google-api-python-client", "2.202.0")
+    assert INSTALL_API_CLIENT in problem(tmp_path, TpuSettings(name="node-1"))
+    install(tmp_path / "site", "oauth2client", "4.1.3")
+    check_machine(
+        TpuSettings(name="node-1"), find_machine(packages=[str(tmp_path / "site")])
+    )
 
 
 def test_the_environment_names_the_tpu_unless_a_flag_does(
@@ -231,3 +238,31 @@ def test_a_node_that_nobody_knows_is_a_device_error(
     monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(DeviceError, match=r"--tpu node-1: its addresses can't be"):
         resolve(TpuSettings(name="node-1"))
+
+
+@pytest.mark.parametrize(
+    "name", ["ApplicationDefaultCredentialsError", "HttpError", "ServerNotFoundError"]
+)
+def test_whatever_tensorflows_api_client_raises_is_a_device_error(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of oauth2client, googleapiclient and httplib2: no kind of OSError or the like."""
+    import tensorflow as tf
+
+    from resumable_tf.tpu.cluster import resolve
+
+    failure = type(name, (Exception,), {})("403, says the API")
+
+    class Resolver:
+        def __init__(self, **_: object) -> None: ...
+
+        def cluster_spec(self) -> None:
+            raise failure
+
+    resolvers = tf.distribute.cluster_resolver
+    monkeypatch.setattr(resolvers, "TPUClusterResolver", Resolver)
+    with pytest.raises(
+        DeviceError, match=f"(?s){name}: 403, .*zone: z, .*Check"
+    ) as one:
+        resolve(TpuSettings(name="node-1", zone="z", project="p"))
+    assert one.value.__cause__ is failure

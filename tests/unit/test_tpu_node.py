@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,9 @@ from resumable_tf.notices.tpu_node import (
     classify,
     node_notice,
 )
+from resumable_tf.tpu.machine import INSTALL_API_CLIENT
 
+ROOT = Path(__file__).resolve().parents[2]
 GONE = ("DELETED", "DELETING", "PREEMPTED", "TERMINATED")
 
 
@@ -51,8 +55,9 @@ def test_without_the_client_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cloud_tpu_client", None)
-    with pytest.raises(UsageError, match=r"pip install cloud-tpu-client==0.10"):
+    with pytest.raises(UsageError, match=re.escape(INSTALL_API_CLIENT)):
         TpuNode("node-1")
+    assert INSTALL_API_CLIENT in (ROOT / "docs" / "supervisor.md").read_text("utf-8")
 
 
 def test_another_version_of_the_api_is_refused() -> None:
