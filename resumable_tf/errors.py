@@ -111,7 +111,7 @@ class NoCheckpointError(ResumableError, FileNotFoundError):
 
 
 class SaveError(ResumableError, OSError):
-    """A checkpoint could not be written; the ones before it are intact."""
+    """A checkpoint could not be written, or what follows its commit; it says which."""
 
 
 class FencedOffError(SaveError):

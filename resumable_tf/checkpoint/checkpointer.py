@@ -124,7 +124,7 @@ class Checkpointer:
             self._tiers.end()
             raise
         if info is not None:
-            self._tiers.resume_copy(info)
+            self._saving.resume_copy(info)
         self._changes.record(step=state.step)
         return info
 
@@ -288,7 +288,7 @@ class Checkpointer:
 
     def copy_fast(self, step: int) -> None:
         """Begins to copy a fast checkpoint to the run directory."""
-        self._tiers.start_copy(step)
+        self._tiers.copies.start(step)
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, without waiting for one in flight.

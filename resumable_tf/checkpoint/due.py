@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.policy import SavePolicy
 from resumable_tf.checkpoint.retention import Candidate
@@ -20,7 +21,14 @@ _T = TypeVar("_T")
 
 
 class Due:
-    """The schedules of the tiers; used from the training's thread."""
+    """The schedules of the tiers; used from the training's thread.
+
+    Attributes:
+        is_copied_later: Whether what was taken last goes to the fast tier, and from
+            there to the durable one when the copy under way is over.
+    """
+
+    is_copied_later = False
 
     def __init__(self, policies: list[SavePolicy], options: SaveOptions) -> None:
         """Makes the schedules.
@@ -35,6 +43,7 @@ class Due:
         self._fast = None if fast is None else Schedule([fast.policy], options)
         # Of what was found due and not saved yet: whether in the durable tier too.
         self._found: bool | None = None
+        self._is_found_for_later = False
 
     @property
     def num_skipped(self) -> int:
@@ -63,7 +72,9 @@ class Due:
         """Returns whether to save now in any tier; see `Schedule.is_due`.
 
         With a fast tier the durable one stays due while a copy is under way, if it is
-        neither skipped nor put off: training never waits for a copy.
+        neither skipped nor put off: training never waits for a copy. What is due for
+        its metrics is of this step or none: it is saved in the fast tier, whatever is
+        due there, and copied later.
         """
         if self._fast is None:
             return self._durable.is_due(
@@ -74,13 +85,16 @@ class Due:
         in_durable = self._durable.is_due(
             step, is_saving=is_busy, epoch=epoch, metrics=metrics
         )
+        is_for_later = in_durable and is_copying and self._durable.is_momentary
         in_durable = in_durable and not is_copying
         in_fast = self._fast.is_due(
             step, is_saving=is_saving, epoch=epoch, metrics=metrics
         )
-        if in_durable or in_fast:
+        is_due = in_durable or in_fast or is_for_later
+        if is_due:
             self._found = in_durable or bool(self._found)
-        return in_durable or in_fast
+            self._is_found_for_later = is_for_later
+        return is_due
 
     def take(self) -> bool:
         """Returns whether what is due is due in the durable tier too, and forgets it.
@@ -88,6 +102,7 @@ class Due:
         What is saved although nothing is due goes to both.
         """
         found, self._found = self._found, None
+        self.is_copied_later, self._is_found_for_later = self._is_found_for_later, False
         return found is not False
 
     def next_save_step(self, step: int) -> int | None:
@@ -106,7 +121,7 @@ class Due:
             durable: The step that the durable tier has of this history; None if it
                 has this very one. What is missing there is made up for.
         """
-        self._found = None
+        self._found, self._is_found_for_later = None, False
         saved = list(saved)
         for one in self._all(True):
             one.restored(state, saved)
@@ -125,7 +140,7 @@ class Due:
 
     def put_off(self, state: TrainState, *, in_durable: bool = True) -> None:
         """Goes on as if this step were saved: the next save that is due is another."""
-        self._found = None
+        self._found, self._is_found_for_later = None, False
         for one in self._all(in_durable):
             one.put_off(state)
 
@@ -136,14 +151,30 @@ class Due:
         """
         return (self._fast or self._durable).timed(job)
 
-    def end_copy(self) -> None:
-        """Takes note that a copy is over, or that none will be made."""
-        if self._fast is not None:
-            self._durable.end_save()
+    def committed(
+        self, step: int, metrics: Mapping[str, float], *, is_copied: bool
+    ) -> None:
+        """Takes the metrics of a committed checkpoint; by the writer's thread too.
 
-    def committed(self, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of a committed checkpoint; by the writer's thread too."""
-        self._durable.committed(metrics)
+        Args:
+            step: Which one.
+            metrics: Its metrics. With a fast tier they count while it is to be copied
+                from there, and for good when it has been.
+            is_copied: Whether it is to be copied.
+        """
+        if self._fast is None:
+            self._durable.committed(metrics)
+        elif is_copied:
+            self._durable.begin_copy(step, metrics)
+
+    def end_copy(self, step: int, info: CheckpointInfo | None) -> None:
+        """Takes note that the copy of a durable save is over, or will not be made."""
+        self._durable.end_save()
+        self.end_late_copy(step, info)
+
+    def end_late_copy(self, step: int, info: CheckpointInfo | None) -> None:
+        """The same for one that was put off, whose cost is not measured."""
+        self._durable.end_copy(step, None if info is None else info.manifest.metrics)
 
     def _all(self, in_durable: bool) -> list[Schedule]:
         if self._fast is None:

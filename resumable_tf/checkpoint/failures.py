@@ -82,7 +82,8 @@ class Failures:
         try:
             writer.raise_failure()
         except SaveError as error:
-            self.take(error, step=writer.step)
+            # What fails after a commit is not made up for by a copy of that step.
+            self.take(error, step=writer.step + writer.has_committed)
 
     def restored(self) -> None:
         """Begins anew after a restore: a step that failed may come once more."""

@@ -29,7 +29,8 @@ class FastTier:
         directory: A local directory, of this run alone. It may be lost at any time.
         every_steps: Save at each multiple of this; None does not.
         every_secs: Save when so many seconds have passed; None does not.
-        keep_last: Newest checkpoints to keep, besides one that is being copied.
+        keep_last: Newest checkpoints to keep, besides one that is being copied and one
+            that waits for it (see `OnImprovement`).
     """
 
     directory: str | os.PathLike[str] | Storage

@@ -196,7 +196,7 @@ class OnImprovement:
 
     The checkpoints' manifests are what it compares with, so that the best value
     survives a restart; keep the best one (`KeepBest`) for that. A save that has failed
-    does not count.
+    does not count. With a fast tier only those that reach the run directory do.
 
     Attributes:
         metric: As given to `maybe_save(metrics=...)`.

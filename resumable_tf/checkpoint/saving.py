@@ -15,7 +15,7 @@ from resumable_tf.checkpoint.failures import Failures
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.tiers import Tiers
-from resumable_tf.checkpoint.writer import SaveHandle, Writer
+from resumable_tf.checkpoint.writer import SaveHandle, Writer, after_commit
 from resumable_tf.state import Snapshot, TrainState
 
 
@@ -43,6 +43,7 @@ class Saving:
         """
         self.writer = Writer(is_nice=options.asynchronous)
         self._tiers, self._due, self._failures = tiers, due, failures
+        self._copies = tiers.copies
         self._asynchronous = options.asynchronous
         self._is_copied_next = False
         self._before_save = options.before_save
@@ -53,7 +54,7 @@ class Saving:
         """`committed_step`, but in the durable tier itself."""
         if self._tiers.fast is None:
             return self.committed_step
-        return self._tiers.durable_step
+        return self._copies.durable_step
 
     def restored(self, state: TrainState, info: CheckpointInfo | None) -> None:
         """Begins anew after a restore, or without one."""
@@ -64,16 +65,23 @@ class Saving:
         saved = catalog.candidates() if self._due.needs_metrics else ()
         self._due.restored(state, saved, durable=durable)
 
+    def resume_copy(self, restored: CheckpointInfo) -> None:
+        """Completes a copy that a killed process has begun, if it is still wanted."""
+        self._tiers.resume_copy(restored, self._due.end_late_copy)
+
     def is_due(
         self, step: int, *, epoch: int | None, metrics: Mapping[str, float] | None
     ) -> bool:
         """Returns whether to save now in any tier."""
+        # What the writer is about to copy comes first.
+        if not self.writer.is_busy():
+            self._copies.start_next()
         return self._due.is_due(
             step,
             is_saving=self.writer.is_busy(),
             # In this order: a copy has begun before the writer is done.
             is_copying=(self._is_copied_next and self.writer.is_busy())
-            or self._tiers.is_copying(),
+            or self._copies.is_busy(),
             epoch=epoch,
             metrics=metrics,
         )
@@ -86,7 +94,7 @@ class Saving:
         """
         self.writer.finish()
         if in_durable:
-            self._tiers.finish()
+            self._copies.finish()
         self.raise_failure()
         if self._before_save is not None:
             self._before_write = self._before_save(state)
@@ -115,9 +123,12 @@ class Saving:
         """
         self._due.begin_save(stopped_secs, in_durable=in_durable)
         self._is_copied_next = in_durable and self._tiers.fast is not None
+        is_copied_later = self._due.is_copied_later and not in_durable
         snapshot = state.capture()
         job = self._due.timed(
-            lambda: self._write(snapshot, draft, in_durable=in_durable)
+            lambda: self._write(
+                snapshot, draft, in_durable=in_durable, is_copied_later=is_copied_later
+            )
         )
         handle = self.writer.submit(state.step, job)
         if not self._asynchronous:
@@ -125,13 +136,13 @@ class Saving:
         self._due.after_snapshot(state, in_durable=in_durable)
         if not self._asynchronous:
             self.writer.raise_failure()
-            self._tiers.raise_failure()
+            self._copies.raise_failure()
         return handle
 
     def finish(self) -> None:
         """Waits for the save in flight, in all tiers, and raises nothing."""
         self.writer.finish()
-        self._tiers.finish()
+        self._copies.finish()
 
     def raise_failure(self) -> None:
         """Raises what an earlier save left, if training must not go on.
@@ -140,7 +151,7 @@ class Saving:
             SaveError: That failure.
         """
         self._failures.hear(self.writer)
-        self._tiers.hear(self._failures)
+        self._copies.hear(self._failures)
 
     def wait(self, *, for_copy: bool = True) -> None:
         """Waits for the save in flight, in all tiers.
@@ -164,27 +175,48 @@ class Saving:
         """
         self.finish()
         self.writer.raise_failure()
-        self._tiers.raise_failure()
+        self._copies.raise_failure()
+        # After the newest, which is what a process with little time left needs.
+        self._copies.start_next()
+        self._copies.finish()
+        self._copies.raise_failure()
         self._failures.raise_last()
 
     def _write(
-        self, snapshot: Snapshot, draft: Manifest, *, in_durable: bool
+        self,
+        snapshot: Snapshot,
+        draft: Manifest,
+        *,
+        in_durable: bool,
+        is_copied_later: bool,
     ) -> CheckpointInfo:
         """Writes, commits and deletes what is not kept; on the writer's thread."""
-        over = self._due.end_copy if in_durable else lambda: None
+        step = draft.step
+        is_copied = in_durable or is_copied_later
+        over = self._due.end_copy if in_durable else self._due.end_late_copy
         try:
             self._before_write()
             info = self._tiers.write(snapshot, draft)
-            self.committed_step = draft.step
-            self._due.committed(draft.metrics)
-            self._tiers.tidy(draft.step)
-            if not self._tiers.is_behind:
-                self._failures.succeeded(draft.step)
-            if in_durable:
-                self._tiers.start_copy(draft.step, over)
         except BaseException:
-            over()
+            if is_copied:
+                self._copies.leave_out(step, over)
             raise
         finally:
             snapshot.release()
+        self.committed_step = step
+        self._due.committed(step, draft.metrics, is_copied=is_copied)
+        try:
+            with after_commit("noting what it replaces"):
+                self._tiers.note_newer()
+        finally:
+            # Whatever else fails. From here on it is kept until it is copied.
+            with after_commit("the begin of its copy"):
+                if in_durable:
+                    self._copies.start(step, over)
+                elif is_copied_later:
+                    self._copies.put_off(step, over)
+        with after_commit("deleting what is not kept"):
+            self._tiers.tidy(step)
+        if not self._copies.is_behind:
+            self._failures.succeeded(step)
         return info

@@ -12,6 +12,7 @@ Policies are pure; the little that must be remembered for them is here.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
@@ -45,7 +46,11 @@ class Schedule:
 
     Attributes:
         num_skipped: Saves that were due while another was in flight, and left out.
+        is_momentary: Whether what was found due last is due for its metrics alone, so
+            that a save of a later step would not be the same.
     """
+
+    is_momentary = False
 
     def __init__(self, policies: Sequence[SavePolicy], options: SaveOptions) -> None:
         """Remembers its arguments.
@@ -63,6 +68,8 @@ class Schedule:
         self._is_owed = False
         # Replaced as a whole, by the writer's thread too.
         self._saved_metrics: Mapping[str, tuple[float, float]] = {}
+        # By step, of what is to be copied; each change and look is one operation.
+        self._copied_metrics: dict[int, Mapping[str, float]] = {}
         self._state: TrainState | None = None
 
     @property
@@ -88,6 +95,7 @@ class Schedule:
         self._note_save(state.step)
         self._meter = CostMeter(self._last.secs)
         self._saved_metrics = {}
+        self._copied_metrics.clear()
         for candidate in saved:
             if candidate.step <= state.step:
                 self.committed(candidate.metrics)
@@ -112,11 +120,14 @@ class Schedule:
             secs=now_secs,
             epoch=epoch,
             metrics=dict(metrics or {}),
-            saved_metrics=self._saved_metrics,
+            saved_metrics=_ranges(
+                self._saved_metrics, *list(self._copied_metrics.values())
+            ),
             costs=self._meter.costs,
             is_saving=is_saving,
         )
         is_due = self._is_owed or self._policy.should_save(now, last=self._last)
+        self.is_momentary = is_due and self._is_momentary(now)
         if not is_due or not is_saving or self._when_busy == "wait":
             return is_due
         if self._when_busy == "coalesce":
@@ -175,11 +186,23 @@ class Schedule:
 
     def committed(self, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of a committed checkpoint; by the writer's thread too."""
-        ranges = dict(self._saved_metrics)
-        for name, value in metrics.items():
-            lowest, highest = ranges.get(name, (value, value))
-            ranges[name] = min(lowest, value), max(highest, value)
-        self._saved_metrics = ranges
+        self._saved_metrics = _ranges(self._saved_metrics, metrics)
+
+    def begin_copy(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of what will be committed here too, if all goes well."""
+        self._copied_metrics[step] = metrics
+
+    def end_copy(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Takes what was committed here, None if nothing; called from any thread."""
+        if metrics is not None:
+            self.committed(metrics)
+        self._copied_metrics.pop(step, None)
+
+    def _is_momentary(self, now: Moment) -> bool:
+        if self._is_owed or not now.metrics:
+            return False
+        later = dataclasses.replace(now, metrics={})
+        return not self._policy.should_save(later, last=self._last)
 
     def _note_save(self, step: int) -> None:
         epoch = None if self._state is None else self._state.position()[0]
@@ -227,6 +250,18 @@ def _are_all(policy: SavePolicy, classes: tuple[type, ...]) -> bool:
     if isinstance(policy, AnyOf):
         return all(_are_all(one, classes) for one in policy.policies)
     return isinstance(policy, classes)
+
+
+def _ranges(
+    known: Mapping[str, tuple[float, float]], *metrics: Mapping[str, float]
+) -> Mapping[str, tuple[float, float]]:
+    """Returns lowest and highest values, of more metrics than before."""
+    ranges = dict(known)
+    for one in metrics:
+        for name, value in one.items():
+            lowest, highest = ranges.get(name, (value, value))
+            ranges[name] = min(lowest, value), max(highest, value)
+    return ranges
 
 
 def _next_epoch_step(state: TrainState | None, step: int) -> int | None:

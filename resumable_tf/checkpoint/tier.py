@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from resumable_tf.checkpoint.bundle import BundleWriter
 from resumable_tf.checkpoint.catalog import Catalog
@@ -117,6 +117,7 @@ class Tier:
         step: int,
         *,
         completes: bool,
+        is_late: bool,
         before_commit: Callable[[], None],
     ) -> CheckpointInfo:
         """Copies and commits another tier's checkpoint, with the same manifest.
@@ -125,6 +126,7 @@ class Tier:
             source: Where it is; it must stay there meanwhile.
             step: Which one.
             completes: Whether files of it that have arrived already may be used.
+            is_late: Whether a newer one of the same history may be here, and stays.
             before_commit: Called right before the manifest is written.
 
         Returns:
@@ -135,7 +137,7 @@ class Tier:
             SaveError: If the other tier's storage is no local one.
         """
         began = time.monotonic()
-        self._make_room(step, completes=completes)
+        self._make_room(step, completes=completes, moves=not is_late)
         manifest = source.catalog.read(step)
         uploads = []
         for record in manifest.files:
@@ -151,12 +153,12 @@ class Tier:
         self.last_write_secs = time.monotonic() - began
         return self.catalog.committed(manifest)
 
-    def tidy(self, step: int, *, pinned: int | None = None) -> None:
+    def tidy(self, step: int, *, pinned: Collection[int] = ()) -> None:
         """Deletes what is not kept, after `step` was committed.
 
         Args:
             step: The newest checkpoint.
-            pinned: A step that is in use, and stays; None for none.
+            pinned: Steps that are in use, and stay.
 
         Raises:
             FencedOffError: If the lease was lost; nothing was deleted.
@@ -168,7 +170,7 @@ class Tier:
             committed = [Candidate(step) for step in self.catalog.steps()]
         doomed = self._keep.to_delete(committed)
         if doomed:
-            kept = {*self.catalog.pinned(), pinned}
+            kept = {*self.catalog.pinned(), *pinned}
             self.catalog.delete(step for step in doomed if step not in kept)
         self.catalog.check_state_file()
         self.catalog.drop_superseded(step if self._keeps_superseded else None)
@@ -195,12 +197,14 @@ class Tier:
             self.catalog.clean()
             upload_files(self.storage, uploads)
 
-    def _make_room(self, step: int, *, completes: bool = False) -> None:
+    def _make_room(
+        self, step: int, *, completes: bool = False, moves: bool = True
+    ) -> None:
         """Moves what is as new as `step`, or newer, out of the way."""
         self.lease.check()
         self.catalog.clean(keeps=step if completes else None)
         for other in self.catalog.steps():
-            if other >= step:
+            if moves and other >= step:
                 self.catalog.set_aside(other, SUPERSEDED)
 
     def _free_space(self, error: OSError) -> None:

@@ -4,8 +4,9 @@
     tiers.begin()
     tiers.candidates()              # what may be restored, best first
     tiers.write(snapshot, draft)    # commits in the fast tier, if there is one
-    tiers.start_copy(step)          # and from there in the durable one, by a thread
-    tiers.finish()
+    tiers.note_newer()
+    tiers.copies.start(step)        # and from there in the durable one, by a thread
+    tiers.tidy(step)
     tiers.end()
 
 Without a fast tier everything happens in the durable one, and nothing is copied.
@@ -13,25 +14,18 @@ Without a fast tier everything happens in the durable one, and nothing is copied
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Callable, Collection
 
-from resumable_tf.checkpoint.failures import Failures
+from resumable_tf.checkpoint.copies import Copies, Over, ignore
 from resumable_tf.checkpoint.fast_record import read_record
-from resumable_tf.checkpoint.integrity import verify_step
-from resumable_tf.checkpoint.layout import QUARANTINE
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.ownership import Ownership
 from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import DURABLE, FAST, Place, choose
-from resumable_tf.checkpoint.writer import Writer
 from resumable_tf.errors import UsageError
 from resumable_tf.state import Snapshot
-
-_log = logging.getLogger(__name__)
 
 
 class Tiers:
@@ -40,9 +34,7 @@ class Tiers:
     Attributes:
         durable: The run directory.
         fast: The fast tier, None without.
-        durable_step: Step of the newest checkpoint that was found in the durable tier
-            by a restore or copied there since; with a fast tier only.
-        is_behind: Whether the last copy has failed.
+        copies: From the fast tier to the durable one.
     """
 
     def __init__(
@@ -63,17 +55,14 @@ class Tiers:
         """
         self.durable = durable
         self.fast = fast
-        self._after_copy = after_copy
-        self._copies = Writer(is_nice=is_nice)
-        self.durable_step: int | None = None
-        self.is_behind = False
-        # Set by the thread that saves before the copy begins, cleared by the copy.
-        self._pinned: int | None = None
         # Whether the fast tier knows what this start has found.
         self._is_settled = False
         # Digests of what was moved out of the way and is not on record yet.
         self._newer: list[str] = []
         self._owned = None if fast is None else Ownership(durable, fast)
+        self.copies = Copies(
+            durable, fast, self._owned, is_nice=is_nice, after_copy=after_copy
+        )
 
     def save_secs(self) -> dict[str, float | None]:
         """Returns how long the last save took to each tier, None if not known."""
@@ -212,12 +201,19 @@ class Tiers:
         if not self._is_settled:
             self._newer += self._owned.settle(draft.step)
             self._is_settled = True
-        info = self.fast.write(snapshot, draft)
-        # Not before, and also if a save in between has failed.
-        if self._newer:
+        return self.fast.write(snapshot, draft)
+
+    def note_newer(self) -> None:
+        """Lets the fast tier know what `write` has moved out of the way.
+
+        Not before its commit, and also if a save in between has failed.
+
+        Raises:
+            SaveError: If the fast tier is gone.
+        """
+        if self._newer and self._owned is not None:
             self._owned.update(lambda record: record.superseding(*self._newer))
             self._newer = []
-        return info
 
     def tidy(self, step: int) -> None:
         """Deletes what is not kept where `write` has just committed `step`.
@@ -228,70 +224,23 @@ class Tiers:
         if self.fast is None:
             self.durable.tidy(step)
         else:
-            self.fast.tidy(step, pinned=self._pinned)
+            self.fast.tidy(step, pinned=self.copies.pinned)
 
-    def start_copy(self, step: int, over: Callable[[], None] = lambda: None) -> None:
-        """Begins to copy a fast checkpoint to the durable tier; without, does nothing.
-
-        The copy before must be over and its failure heard of.
-
-        Args:
-            step: Which one.
-            over: Called by the copying thread when it is done or has failed.
-
-        Raises:
-            SaveError: If it has failed and was not.
-        """
-        fast, owned = self.fast, self._owned
-        if fast is not None and owned is not None:
-            self._pinned = step
-            self._copies.submit(step, lambda: self._copy(fast, owned, step, over=over))
-
-    def resume_copy(self, restored: CheckpointInfo) -> None:
+    def resume_copy(self, restored: CheckpointInfo, over: Over = ignore) -> None:
         """Completes a copy that a killed process has begun, if it is still wanted.
 
         Args:
             restored: What this start goes on from.
+            over: Called when it is over.
         """
-        fast, owned = self.fast, self._owned
-        record = None if owned is None else owned.record()
-        if fast is None or owned is None or record is None or record.copying is None:
+        record = None if self._owned is None else self._owned.record()
+        if record is None or record.copying is None:
             return
         step = record.copying
         newest = max(self.durable.catalog.steps(), default=0)
-        if Place(FAST, step) not in self.candidates() or not (
-            newest < step <= restored.step
-        ):
-            return
-        _log.info("completing the copy of step %d to %s", step, self._where)
-        self._pinned = step
-        self._copies.submit(
-            step, lambda: self._copy(fast, owned, step, restored=restored)
-        )
-
-    def is_copying(self) -> bool:
-        """Returns whether a checkpoint is being copied."""
-        return self._copies.is_busy()
-
-    def finish(self) -> None:
-        """Waits for the copy under way, and raises nothing."""
-        self._copies.finish()
-
-    def hear(self, failures: Failures) -> None:
-        """Lets a copy's failure be heard of.
-
-        Raises:
-            SaveError: That failure, if the training must not go on.
-        """
-        failures.hear(self._copies)
-
-    def raise_failure(self) -> None:
-        """Raises a copy's failure, if nobody has heard of it.
-
-        Raises:
-            SaveError: That failure.
-        """
-        self._copies.raise_failure()
+        if newest < step <= restored.step:
+            if Place(FAST, step) in self.candidates():
+                self.copies.complete(step, restored, over)
 
     def restored(self, step: int) -> int | None:
         """Notes a restore; returns the step of the durable save that it goes on from.
@@ -302,54 +251,12 @@ class Tiers:
         if self.fast is None:
             return None
         found = [one for one in self.durable.catalog.steps() if one <= step]
-        self.durable_step = max(found, default=0)
-        return self.durable_step
+        self.copies.restored(max(found, default=0))
+        return self.copies.durable_step
 
     @property
     def _where(self) -> str:
         return self.durable.storage.root
-
-    def _copy(
-        self,
-        fast: Tier,
-        owned: Ownership,
-        step: int,
-        *,
-        restored: CheckpointInfo | None = None,
-        over: Callable[[], None] = lambda: None,
-    ) -> CheckpointInfo:
-        """Copies a checkpoint to the durable tier; on its own thread.
-
-        `restored` is what this start goes on from, if an earlier process has begun the
-        copy: the checkpoint may be damaged by now. Raises what has failed.
-        """
-        try:
-            if restored is not None and not _is_good(fast, step):
-                return restored
-            digest = fast.catalog.digest(step)
-            owned.update(lambda record: dataclasses.replace(record, copying=step))
-            info = self.durable.copy(
-                fast,
-                step,
-                completes=restored is not None,
-                # Before the commit: a kill right after it must not make it a stranger.
-                before_commit=lambda: owned.update(
-                    lambda record: record.knowing(digest)
-                ),
-            )
-            self.durable_step = step
-            owned.update(lambda record: dataclasses.replace(record, copying=None))
-            self.durable.tidy(step)
-        except BaseException:
-            self.is_behind = True
-            _log.error("the copy of step %d to %s failed", step, self._where)
-            raise
-        finally:
-            self._pinned = None
-            over()
-        self.is_behind = False
-        self._after_copy(step)
-        return info
 
 
 def make_tiers(
@@ -380,19 +287,6 @@ def make_tiers(
             )
     is_nice = options.asynchronous
     return Tiers(durable, fast, is_nice=is_nice, after_copy=after_copy)
-
-
-def _is_good(fast: Tier, step: int) -> bool:
-    """Reads a checkpoint to its end; a damaged one goes into quarantine."""
-    report = verify_step(fast.storage, step)
-    if report.is_good:
-        return True
-    where = fast.catalog.set_aside(step, QUARANTINE)
-    _log.warning(
-        "checkpoint %d is damaged (%s); moved to %s, and not copied",
-        *(step, "; ".join(report.problems), where),
-    )
-    return False
 
 
 def _left(tier: Tier, name: str, without: Collection[Place]) -> list[int]:

@@ -10,11 +10,12 @@ No failure is lost: it is raised by `result`, or else by the next call.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.errors import ResumableError, SaveError
@@ -59,27 +60,35 @@ class SaveHandle:
             The committed checkpoint.
 
         Raises:
-            SaveError: If the save failed.
+            SaveError: If the save failed, or what follows its commit; it says which.
             TimeoutError: If it is not done in time.
         """
         if not self._finished.wait(timeout_secs):
             raise TimeoutError(
                 f"the save of step {self.step} is not done after {timeout_secs} s"
             )
-        if self._info is None:
-            self._is_raised = True
+        if self._info is not None:
+            return self._info
+        self._is_raised = True
+        error = self._error
+        if isinstance(error, _AfterCommitError):
             raise SaveError(
-                f"the checkpoint of step {self.step} was not saved: "
-                f"{describe(self._error)}. Checkpoints before it are intact"
-            ) from self._error
-        return self._info
+                f"the checkpoint of step {self.step} is saved, but {error}"
+            ) from error.__cause__
+        raise SaveError(
+            f"the checkpoint of step {self.step} was not saved: {describe(error)}. "
+            "Checkpoints before it are intact"
+        ) from error
 
     def _run(self, job: Callable[[], CheckpointInfo]) -> None:
         try:
             self._info = job()
         except BaseException as error:  # noqa: BLE001  handed back by result()
             self._error = error
-            _log.error("the save of step %d failed: %s", self.step, describe(error))
+            if isinstance(error, _AfterCommitError):
+                _log.error("step %d is saved, but %s", self.step, error)
+            else:
+                _log.error("the save of step %d failed: %s", self.step, describe(error))
         finally:
             self._finished.set()
 
@@ -122,8 +131,8 @@ class Writer:
             handle._run(job)
 
         thread = threading.Thread(target=run, name=f"save-{step}", daemon=False)
-        self._handle, self._thread = handle, thread
         thread.start()
+        self._handle, self._thread = handle, thread
         return handle
 
     def wait(self) -> None:
@@ -150,6 +159,17 @@ class Writer:
         """Returns whether a save is in flight."""
         return self._handle is not None and not self._handle.done()
 
+    @property
+    def has_committed(self) -> bool:
+        """Whether only what follows the commit of the last save has failed."""
+        handle = self._handle
+        return handle is not None and isinstance(handle._error, _AfterCommitError)
+
+    def is_free(self) -> bool:
+        """Returns whether a save can begin at once, with no failure to be heard of."""
+        handle = self._handle
+        return handle is None or (handle.done() and not handle._failure_is_unheard())
+
     def raise_failure(self) -> None:
         """Raises the last save's failure, if it is over and nobody has heard of it.
 
@@ -158,6 +178,26 @@ class Writer:
         """
         if self._handle is not None and self._handle._failure_is_unheard():
             self._handle.result()
+
+
+class _AfterCommitError(Exception):
+    """Something failed, but the checkpoint counts; the cause is the error itself."""
+
+
+@contextlib.contextmanager
+def after_commit(what: str) -> Iterator[None]:
+    """Lets what fails in here be told from a save that was not made.
+
+    Args:
+        what: What is done, for the message.
+
+    Raises:
+        _AfterCommitError: In place of any error.
+    """
+    try:
+        yield
+    except BaseException as error:
+        raise _AfterCommitError(f"{what} failed: {describe(error)}") from error
 
 
 def describe(error: BaseException | None) -> str:

@@ -145,7 +145,7 @@ def test_a_durable_save_is_over_if_what_comes_after_its_writing_fails(
 ) -> None:
     """Its cost would be measured on and on."""
     ended: list[bool] = []
-    monkeypatch.setattr(Due, "end_copy", lambda _: ended.append(True))
+    monkeypatch.setattr(Due, "end_copy", lambda *_: ended.append(True))
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("injected")
@@ -157,7 +157,7 @@ def test_a_durable_save_is_over_if_what_comes_after_its_writing_fails(
             patch.setattr(Tiers, "tidy", fail)
             with pytest.raises(SaveError, match="injected"):
                 checkpointer.save(state).result()
-        assert ended == [True]
+    assert ended == [True]
 
 
 def test_a_copy_that_succeeds_does_not_hide_that_a_newer_save_has_failed(

@@ -158,13 +158,14 @@ class World:
             history = [*history, number]
             draft = self.draft(history)
             tiers.write(Snapshot(), draft)
+            tiers.note_newer()
             self.saved = life.machine, history
-            tiers.tidy(draft.step)
             if is_durable:
-                tiers.start_copy(draft.step)
-                tiers.finish()
-                tiers.raise_failure()
+                tiers.copies.start(draft.step)
+                tiers.copies.finish()
+                tiers.copies.raise_failure()
                 self.saved_durably = history
+            tiers.tidy(draft.step)
         tiers.end()
 
     def restore(self, life: Life, tiers: Tiers) -> list[int]:
@@ -183,8 +184,8 @@ class World:
         if place == places[0]:
             self.check(life.machine, place, history)
             tiers.resume_copy(info)
-            tiers.finish()
-            tiers.raise_failure()
+            tiers.copies.finish()
+            tiers.copies.raise_failure()
         else:
             # What was promised before is given up, on purpose.
             self.saved, self.saved_durably = None, []
