@@ -20,6 +20,7 @@ from resumable_tf.checkpoint.environment import changes, environment
 from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
 from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import CheckpointInfo
+from resumable_tf.checkpoint.reading import reading
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import Place
 from resumable_tf.checkpoint.tiers import Tiers
@@ -152,27 +153,20 @@ def restore_step(
 def _restore(
     tier: Tier, state: TrainState, step: int, may_change: MayChange
 ) -> CheckpointInfo:
-    """Restores one checkpoint.
-
-    Raises:
-        CheckpointCorruptError: If it is damaged or gone.
-    """
-    try:
-        info = tier.catalog.info(step)
-    except FileNotFoundError as error:
-        # By the training that it belongs to, while this process only reads.
-        raise CheckpointCorruptError("it was deleted meanwhile") from error
+    """Restores one checkpoint, which may be damaged or gone."""
     can_change = state.can_continue_data
-    with open_bundle(tier.storage, info.manifest) as path:
-        check_data(
-            info.manifest,
-            state.describe_data(),
-            may_change=may_change if can_change else None,
-        )
-        check_inventory(info.manifest, state.inventory())
-        check_optimizers(info.manifest, state.optimizers())
-        specs = info.manifest.inventory.items()
-        state.apply(path, {key: (spec.shape, spec.dtype) for key, spec in specs})
+    with reading(tier.catalog, step):
+        info = tier.catalog.info(step)
+        with open_bundle(tier.storage, info.manifest) as path:
+            check_data(
+                info.manifest,
+                state.describe_data(),
+                may_change=may_change if can_change else None,
+            )
+            check_inventory(info.manifest, state.inventory())
+            check_optimizers(info.manifest, state.optimizers())
+            specs = info.manifest.inventory.items()
+            state.apply(path, {key: (spec.shape, spec.dtype) for key, spec in specs})
     differing = changes(info.manifest.versions, environment())
     if differing:
         _log.warning(

@@ -14,6 +14,8 @@ Without a fast tier everything happens in the durable one, and nothing is copied
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Callable, Collection
 
 from resumable_tf.checkpoint.copies import Copies, Over, ignore
@@ -26,6 +28,8 @@ from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import DURABLE, FAST, Place, choose
 from resumable_tf.errors import UsageError
 from resumable_tf.state import Snapshot
+
+_log = logging.getLogger(__name__)
 
 
 class Tiers:
@@ -137,13 +141,26 @@ class Tiers:
             return [Place(DURABLE, step) for step in reversed(steps)]
         # Digests of the others don't matter.
         needed = steps if record.superseded else steps[-1:]
-        read = {step: self.durable.catalog.digest(step) for step in needed}
+        read = {step: self._digest(step) for step in needed}
         return choose(
             fast=_left(self.fast, FAST, without),
             durable={step: read.get(step, "") for step in steps},
             known=record.known,
             superseded=record.superseded,
         )
+
+    def _digest(self, step: int) -> str:
+        """Returns a durable checkpoint's digest; an unknown one if it can't be read.
+
+        Who restores finds that out, and what counts is looked at again without it.
+        """
+        try:
+            return self.durable.catalog.digest(step)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) and error.errno != errno.EIO:
+                raise
+            _log.warning("checkpoint %d can't be looked at: %s", step, error)
+            return ""
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Returns the committed checkpoints with a sound manifest, oldest first.

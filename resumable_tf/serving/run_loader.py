@@ -17,6 +17,7 @@ from typing import Any
 
 from resumable_tf.checkpoint import Catalog, CheckpointInfo, read_run
 from resumable_tf.checkpoint.bundle import open_bundle
+from resumable_tf.checkpoint.reading import reading
 from resumable_tf.data.record_files import RECORDS_FILE, RecordSet
 from resumable_tf.data.tokenizer import Tokenizer
 from resumable_tf.errors import (
@@ -148,14 +149,10 @@ class Run:
             CheckpointCorruptError: If it is damaged, or was deleted meanwhile.
             CheckpointMismatchError: If the model is another than the saved one.
         """
-        try:
+        with reading(catalog, step):
             info = catalog.info(step)
-        except FileNotFoundError as error:
-            raise CheckpointCorruptError(
-                f"it was deleted meanwhile: {error}"
-            ) from error
-        with open_bundle(self.storage, info.manifest) as path:
-            restore_object(path, "model", model)
+            with open_bundle(self.storage, info.manifest) as path:
+                restore_object(path, "model", model)
         return info
 
 
