@@ -19,6 +19,7 @@ from resumable_tf.training.progress import Progress
 WRITTEN_KEY = "metrics_written"
 """Key in `state.extra`: number and checksum of the lines of each file."""
 _WINDOW_KEY = "metrics_window"
+_OWED_KEY = "evaluation_owed"
 _RETRY_SECS = 30.0
 
 
@@ -68,7 +69,11 @@ class LogMetrics:
 
 
 class Evaluate:
-    """Measures the validation loss at multiples of a number of steps and at the end."""
+    """Measures the validation loss at multiples of a number of steps and at the end.
+
+    One that a stop breaks off leaves nothing behind but a word in the checkpoint of its
+    step, so that the next start makes it up before it goes on.
+    """
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class Evaluate:
         *,
         every_steps: int | None,
         stop_step: int,
-        evaluate: Callable[[], tuple[float, float]],
+        evaluate: Callable[[], tuple[float, float] | None],
         pause: Callable[[int], None],
     ) -> None:
         """Keeps what to do and when.
@@ -85,7 +90,7 @@ class Evaluate:
             log: The file.
             every_steps: Evaluate at multiples of this; None only at the end.
             stop_step: The end.
-            evaluate: Returns the loss and the tokens.
+            evaluate: Returns the loss and the tokens, None if it was broken off.
             pause: Gets the step before it begins: no step follows for a while.
         """
         self._log = log
@@ -99,11 +104,23 @@ class Evaluate:
         every = self._every_steps
         is_due = every is not None and state.step % every == 0
         if is_due or state.step == self._stop_step:
-            self._pause(state.step)
-            loss, num_tokens = self._evaluate()
-            self._log.append(
-                {"step": state.step, "loss": loss, "num_tokens": num_tokens}
-            )
+            self.evaluate(state)
+
+    def evaluate(self, state: TrainState) -> None:
+        """Evaluates, or notes that this is still to be done."""
+        self._pause(state.step)
+        measured = self._evaluate()
+        if measured is None:
+            state.extra[_OWED_KEY] = True
+            return
+        state.extra.pop(_OWED_KEY, None)
+        loss, num_tokens = measured
+        self._log.append({"step": state.step, "loss": loss, "num_tokens": num_tokens})
+
+
+def is_evaluation_owed(state: TrainState) -> bool:
+    """Returns whether the evaluation of this step was broken off."""
+    return _OWED_KEY in state.extra
 
 
 class FlushMetrics:

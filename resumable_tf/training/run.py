@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -38,6 +38,7 @@ from resumable_tf.training.hooks import (
     FlushMetrics,
     LogMetrics,
     ShowProgress,
+    is_evaluation_owed,
     note_metrics,
 )
 from resumable_tf.training.last_save import save_last
@@ -196,10 +197,11 @@ class _Session:
             written = self.state.extra.get(WRITTEN_KEY, {})
             for log in (self.train_log, self.eval_log):
                 log.open(step=start, written=written.get(log.name))
+        is_owed = is_evaluation_owed(self.state)
         result = TrainResult(
             step=max(start, config.last_step),
             resumed_from=None if found is None else found.step,
-            was_finished=start >= config.last_step,
+            was_finished=start >= config.last_step and not is_owed,
             run_dir=config.run_dir,
             phase_secs=phases.secs,
         )
@@ -220,9 +222,25 @@ class _Session:
             self._guard() as guard,
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
-            hooks = self._hooks(checkpointer, progress, pause=guard.pause)
+            evaluate = self._evaluation(guard)
+            if is_owed:
+                self._make_up(evaluate, guard, saver)
+            hooks = self._hooks(checkpointer, progress, evaluate)
             run_loop(self._plan(phases), self.state, saver, hooks=hooks, guard=guard)
         return result
+
+    def _make_up(
+        self, evaluate: Evaluate, guard: PreemptionGuard, saver: Checkpointer | None
+    ) -> None:
+        """Evaluates the restored step, where a stop has kept that from being done."""
+        evaluate.evaluate(self.state)
+        guard.after_step(self.state, saver)
+        if saver is not None and self.state.step >= self.config.last_step:
+            # No step follows that would be saved with it.
+            if self.eval_log.is_local:
+                self.eval_log.flush()
+            saver.save(self.state).result()
+            saver.wait()
 
     def _guard(self) -> PreemptionGuard:
         has_others = self.topology.num_workers > 1
@@ -282,13 +300,7 @@ class _Session:
             train_steps=timed,
         )
 
-    def _hooks(
-        self,
-        checkpointer: Checkpointer,
-        progress: Progress,
-        *,
-        pause: Callable[[int], None],
-    ) -> list[Any]:
+    def _evaluation(self, guard: PreemptionGuard) -> Evaluate:
         settings = evaluation_settings(self.program.model, self.config)
         evaluate = make_evaluate(self.strategy, settings)
         with tf.device(host_device()):
@@ -297,19 +309,25 @@ class _Session:
                 VALIDATION,
                 batch_size=self.config.global_batch_size,
             )
-        hooks = [
+        return Evaluate(
+            self.eval_log,
+            every_steps=self.config.eval_every_steps,
+            stop_step=self.config.last_step,
+            # On all hosts before the same batch.
+            evaluate=lambda: evaluate(batches, lambda: guard.agreed() is not None),
+            pause=guard.pause,
+        )
+
+    def _hooks(
+        self, checkpointer: Checkpointer, progress: Progress, evaluate: Evaluate
+    ) -> list[Any]:
+        hooks: list[Any] = [
             LogMetrics(
                 self.train_log,
                 every_steps=self.config.log_every_steps,
                 learning_rate=lambda step: float(self.program.schedule(step)),
             ),
-            Evaluate(
-                self.eval_log,
-                every_steps=self.config.eval_every_steps,
-                stop_step=self.config.last_step,
-                evaluate=lambda: evaluate(batches),
-                pause=pause,
-            ),
+            evaluate,
         ]
         if self.topology.is_chief:
             hooks.append(

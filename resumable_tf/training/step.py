@@ -157,11 +157,12 @@ def _scalars(step: int, num_steps: int) -> tuple[Any, Any]:
 
 def make_evaluate(
     strategy: Any, settings: StepSettings
-) -> Callable[[Any], tuple[float, float]]:
+) -> Callable[[Any, Callable[[], bool]], tuple[float, float] | None]:
     """Returns a function from a finite dataset to its loss and token count.
 
     The result is the mean loss per target token in nats, summed in file order in
-    float64, and the number of tokens.
+    float64, and the number of tokens. Its second argument is asked before each batch
+    whether to break off; then the result is None.
     """
     num_rows = rows_per_replica(
         settings.global_batch_size, strategy.num_replicas_in_sync
@@ -178,11 +179,15 @@ def make_evaluate(
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None)
         return total, settings.count_tokens(batch)
 
-    def evaluate(dataset: Any) -> tuple[float, float]:
+    def evaluate(
+        dataset: Any, is_stopped: Callable[[], bool]
+    ) -> tuple[float, float] | None:
         loss = num_tokens = 0.0
         with tf.device(host_device()):
             iterator = iter(dataset)
         for batch in iterator:
+            if is_stopped():
+                return None
             batch_loss, batch_tokens = batch_sums(batch)
             loss += float(batch_loss)
             num_tokens += float(batch_tokens)

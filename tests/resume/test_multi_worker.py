@@ -45,9 +45,12 @@ def test_two_workers_killed_after_a_step_end_bit_for_bit_the_same(
 def test_sigterm_to_one_worker_stops_both_at_the_same_step_after_a_save(
     tmp_path: Path,
 ) -> None:
-    """Only the chief saves, and it is not the one that hears of the preemption."""
+    """Only the chief saves, and it is not the one that hears of the preemption.
+
+    That comes right before a validation, which both leave out and make up for.
+    """
     corpus = write_corpus(tmp_path / "corpus.tsv")
-    flags = {"save_every_steps": 1000, "steps_per_call": 2}
+    flags = {"save_every_steps": 1000, "steps_per_call": 2, "eval_every_steps": 6}
     stopped = run_workers(
         *(tmp_path / "run", corpus),
         stop_step=_STOP_STEP,
@@ -59,6 +62,7 @@ def test_sigterm_to_one_worker_stops_both_at_the_same_step_after_a_save(
         assert "saved step 6 and stopped" in output
     checkpoints = rtf.Checkpointer(str(tmp_path / "run")).checkpoints()
     assert [info.step for info in checkpoints] == [6]
+    assert checkpoints[0].manifest.extra["evaluation_owed"]
     for run in ("run", "whole"):
         for code, output in run_workers(
             tmp_path / run, corpus, stop_step=_STOP_STEP, flags=flags

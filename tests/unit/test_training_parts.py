@@ -24,7 +24,7 @@ from resumable_tf.state import TrainState
 from resumable_tf.training.cluster_task import cluster_task
 from resumable_tf.training.config import TrainConfig
 from resumable_tf.training.event_log import EventLog, _complete_records
-from resumable_tf.training.hooks import Evaluate
+from resumable_tf.training.hooks import Evaluate, is_evaluation_owed
 from resumable_tf.training.loop import CallResult, LoopPlan
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
@@ -188,6 +188,32 @@ def test_the_supervisor_hears_of_an_evaluation_before_it_begins(
     for state.step in (1, 2, 3):
         hook(state, CallResult(state.step - 1, [0.1], [1.0]))
     assert told == [2, "evaluates", 3, "evaluates"]
+
+
+def test_an_evaluation_that_is_broken_off_is_owed_until_it_is_made(
+    tmp_path: Path,
+) -> None:
+    results = iter([None, None, (0.5, 3.0)])
+    log = MetricsLog(str(tmp_path / "eval.jsonl"))
+    log.open(step=0)
+    hook = Evaluate(
+        log,
+        every_steps=2,
+        stop_step=9,
+        evaluate=lambda: next(results),
+        pause=lambda step: None,
+    )
+    state = TrainState()
+    state.step = 2
+    hook(state, CallResult(1, [0.1], [1.0]))
+    hook.evaluate(state)
+    assert is_evaluation_owed(state)
+    log.flush()
+    assert not (tmp_path / "eval.jsonl").read_bytes()
+    hook.evaluate(state)
+    log.flush()
+    assert json.loads((tmp_path / "eval.jsonl").read_text())["step"] == 2
+    assert (is_evaluation_owed(state), state.extra) == (False, {})
 
 
 def test_stop_signal_is_remembered_and_former_handlers_come_back() -> None:
