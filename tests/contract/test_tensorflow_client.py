@@ -5,6 +5,7 @@ Guards against a checkpoint on an object store that only this project can open.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,6 +21,21 @@ from helpers.tls_proxy import TlsProxy
 from resumable_tf.checkpoint import Checkpointer
 
 PROGRAM = Path(__file__).parent.parent / "helpers" / "tensorflow_reads.py"
+# All that the fake can do to a request; each hits another one of the same run.
+FAULTS = [
+    *(
+        Fault("status", match=method, skip=skip, status=status)
+        for method in ("GET", "POST", "PUT")
+        for skip, status in ((1, 429), (1, 500), (0, 503))
+    ),
+    *(Fault("reset", match=method, skip=1) for method in ("GET", "POST", "PUT")),
+    Fault("reset-after", match="PUT"),
+    Fault("reset-after", match="DELETE"),
+    Fault("status-after", match="POST", status=503),
+    Fault("truncate", match="GET /bucket/.*ckpt-3"),
+    Fault("slow", match="GET", times=3),
+    Fault("short", match="PUT"),
+]
 
 
 @pytest.mark.slow
@@ -33,8 +49,8 @@ def test_tensorflow_alone_reads_what_was_saved(
         advance(state, 3)
         checkpointer.save(state)
     if has_faults:
-        for method in ("GET", "POST", "PUT"):
-            fake_gcs.plan.add(Fault("status", match=method, skip=1, status=503))
+        for fault in FAULTS:
+            fake_gcs.plan.add(dataclasses.replace(fault))
     with TlsProxy(fake_gcs.url) as proxy:
         done = subprocess.run(
             [sys.executable, str(PROGRAM), "gs://bucket/run", "gs://bucket/other"],
@@ -52,4 +68,5 @@ def test_tensorflow_alone_reads_what_was_saved(
     names = {name for name in found["names"] if name.endswith(".index")}
     assert names == {"ckpt-2.index", "ckpt-3.index"}
     assert "moved" in found["names"]
-    assert fake_gcs.plan.num_injected == (3 if has_faults else 0)
+    injected = sum(fault.times for fault in FAULTS) if has_faults else 0
+    assert fake_gcs.plan.num_injected == injected
