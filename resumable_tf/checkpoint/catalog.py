@@ -252,7 +252,7 @@ class Catalog:
             UsageError: If the directory holds checkpoints of another program.
         """
         names = self._storage.list(CHECKPOINTS)
-        committed = {step_of_manifest(name) for name in names} - {None}
+        committed = self._committed(names)
         self._refuse_foreign(names, committed)
         moved = self._finish_moves(names, committed)
         moved |= self._save_lost(names, {keeps, *committed})
@@ -298,6 +298,19 @@ class Catalog:
                 data = b""
         if parse_steps(data) != self.steps():
             self.write_state_file()
+
+    def _committed(self, names: list[str]) -> set[int | None]:
+        """Returns the committed steps.
+
+        Asks by name too: a listing that is behind must not make a checkpoint count as
+        leftovers.
+        """
+        committed = {step_of_manifest(name) for name in names} - {None}
+        unlisted = {step_of_data(name) for name in names} - {None, *committed}
+        for step in unlisted:
+            if step is not None and self._storage.exists(manifest_name(step)):
+                committed.add(step)
+        return committed
 
     def _data_files(self, step: int) -> list[str]:
         names = self._storage.list(CHECKPOINTS)
