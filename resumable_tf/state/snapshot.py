@@ -24,41 +24,13 @@ from resumable_tf.state.leaf import (
     replica_components,
     wait_for_hosts,
 )
+from resumable_tf.state.mirror import Mirror, link_mirrors
 from resumable_tf.state.object_graph import Node, ObjectGraph, key_of
 
 Structure = tuple[Any, ...]
 
 
-class _Mirror(tf.__internal__.tracking.Trackable):  # type: ignore[misc]
-    """An object without values of its own, in the form of a live object."""
-
-    def __init__(self) -> None:
-        self._children: dict[str, _Mirror] = {}
-        self._slot_mirrors: dict[str, dict[int, _Mirror]] = {}
-
-    def add_child(self, name: str, child: _Mirror) -> None:
-        """Puts another mirror below this one."""
-        self._children[name] = child
-
-    def add_slot(self, name: str, original: _Mirror, slot: _Mirror) -> None:
-        """Makes this mirror answer as an optimizer with slot variables."""
-        self._slot_mirrors.setdefault(name, {})[id(original)] = slot
-
-    def _trackable_children(
-        self, save_type: str = "checkpoint", **_: Any
-    ) -> dict[str, _Mirror]:
-        return self._children
-
-    def get_slot_names(self) -> list[str]:
-        """Returns the slots' names; TensorFlow asks while saving."""
-        return list(self._slot_mirrors)
-
-    def get_slot(self, original: Any, name: str) -> Any:
-        """Returns one slot, None without; TensorFlow asks while saving."""
-        return self._slot_mirrors[name].get(id(original))
-
-
-class _LeafMirror(_Mirror):
+class _LeafMirror(Mirror):
     """An object with values: it returns the captured tensors."""
 
     def __init__(self, tensors: dict[str, Any], *, legacy_name: str) -> None:
@@ -120,14 +92,7 @@ class Snapshot:
             id(node): _mirror(node, values)
             for node, values in zip(nodes, captured, strict=True)
         }
-        for node in nodes:
-            mirror = mirrors[id(node)]
-            for name, child in node.children:
-                mirror.add_child(name, mirrors[id(child)])
-            for name, original, slot in node.slots:
-                mirror.add_slot(name, mirrors[id(original)], mirrors[id(slot)])
-        top = self._graph.root.children
-        return tf.train.Checkpoint(**{name: mirrors[id(node)] for name, node in top})
+        return tf.train.Checkpoint(**link_mirrors(self._graph, mirrors))
 
     def structure(self) -> Structure:
         """Returns all that TensorFlow's description of the objects depends on.
@@ -174,11 +139,11 @@ def optimizers_in(graph: ObjectGraph) -> dict[str, str]:
     return {node.path: type(node.obj).__name__ for node in found}
 
 
+def _mirror(node: Node, values: dict[str, Any]) -> Mirror:
+    if not node.leaves:
+        return Mirror()
+    return _LeafMirror(values, legacy_name=node.leaves[0].prefix)
+
+
 def _empty_values(node: Node) -> dict[str, Any]:
     return {leaf.name: tf.zeros([0], leaf.dtype) for leaf in node.leaves}
-
-
-def _mirror(node: Node, values: dict[str, Any]) -> _Mirror:
-    if not node.leaves:
-        return _Mirror()
-    return _LeafMirror(values, legacy_name=node.leaves[0].prefix)

@@ -49,6 +49,7 @@ from resumable_tf.state.replicas import (
     holder_module,
     make_holders,
 )
+from resumable_tf.state.restored import is_of_one_device, restore_values
 from resumable_tf.state.snapshot import Snapshot, optimizers_in
 
 UNTRACKED = "untracked"
@@ -202,12 +203,16 @@ class TrainState:
             AssertionError: If an object or a value finds no counterpart.
         """
         holders = make_holders(inventory)
-        roots = self._roots()
-        if holders:
-            roots[REPLICAS] = holder_module(holders)
-        status = tf.train.Checkpoint(**roots).restore(path, checkpoint_options())
-        status.assert_consumed()
-        assign_components(self._graph(), holders)
+        graph = self._graph()
+        if is_of_one_device(graph) and not holders:
+            restore_values(graph, path, inventory)
+        else:
+            roots = self._roots()
+            if holders:
+                roots[REPLICAS] = holder_module(holders)
+            status = tf.train.Checkpoint(**roots).restore(path, checkpoint_options())
+            status.assert_consumed()
+            assign_components(graph, holders)
         for obj in self._members():
             refresh(obj)
 

@@ -72,7 +72,8 @@ def read_bundle(path: str) -> dict[str, Any]:
 
 def specs(path: str) -> dict[str, tuple[tuple[int, ...], str]]:
     return {
-        key: (np.shape(value), "float32") for key, value in read_bundle(path).items()
+        key: (np.shape(value), np.asarray(value).dtype.name)
+        for key, value in read_bundle(path).items()
     }
 
 
