@@ -46,7 +46,7 @@ class Schedule:
 
     Attributes:
         num_skipped: Saves that were due while another was in flight, and left out.
-        is_momentary: Whether what was found due last is due for its metrics alone, so
+        is_momentary: Whether a policy found the last moment due for its metrics, so
             that a save of a later step would not be the same.
     """
 
@@ -127,7 +127,7 @@ class Schedule:
             is_saving=is_saving,
         )
         is_due = self._is_owed or self._policy.should_save(now, last=self._last)
-        self.is_momentary = is_due and self._is_momentary(now)
+        self.is_momentary = is_due and _is_for_metrics(self._policy, now, self._last)
         if not is_due or not is_saving or self._when_busy == "wait":
             return is_due
         if self._when_busy == "coalesce":
@@ -198,12 +198,6 @@ class Schedule:
             self.committed(metrics)
         self._copied_metrics.pop(step, None)
 
-    def _is_momentary(self, now: Moment) -> bool:
-        if self._is_owed or not now.metrics:
-            return False
-        later = dataclasses.replace(now, metrics={})
-        return not self._policy.should_save(later, last=self._last)
-
     def _note_save(self, step: int) -> None:
         epoch = None if self._state is None else self._state.position()[0]
         self._last = LastSave(step=step, secs=self._elapsed(), epoch=epoch)
@@ -250,6 +244,15 @@ def _are_all(policy: SavePolicy, classes: tuple[type, ...]) -> bool:
     if isinstance(policy, AnyOf):
         return all(_are_all(one, classes) for one in policy.policies)
     return isinstance(policy, classes)
+
+
+def _is_for_metrics(policy: SavePolicy, now: Moment, last: LastSave) -> bool:
+    """Returns whether a policy, or one that it combines, would not save without."""
+    if isinstance(policy, AnyOf):
+        return any(_is_for_metrics(one, now, last) for one in policy.policies)
+    without = dataclasses.replace(now, metrics={})
+    is_due = bool(now.metrics) and policy.should_save(now, last=last)
+    return is_due and not policy.should_save(without, last=last)
 
 
 def _ranges(

@@ -199,6 +199,26 @@ def test_what_is_due_anyway_waits_for_its_chance_without_a_save(
     assert store.begun == [2, 6]
 
 
+def test_an_improvement_counts_also_where_a_save_by_steps_is_due(
+    here: Machine, store: SlowStore
+) -> None:
+    state = small_state()
+    with saver(here, every_steps=2) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        step_on(state, checkpointer, 25.0)
+        step_on(state, checkpointer, 30.0)
+        step_on(state, checkpointer, 20.0)
+        store.end_copies()
+        checkpointer.wait()
+        step_on(state, checkpointer, 20.0)
+        store.end_copies()
+        checkpointer.wait()
+        step_on(state, checkpointer, 20.0)
+        store.end_copies()
+    assert store.begun == [1, 2, 5]
+    assert here.steps()[1] == [2, 5]
+
+
 def test_after_a_restart_the_run_directory_is_what_improvements_are_of(
     here: Machine, store: SlowStore
 ) -> None:
