@@ -223,8 +223,7 @@ class _Session:
             Progress(start_step=start, stop_step=config.last_step) as progress,
         ):
             evaluate = self._evaluation(guard)
-            if is_owed:
-                self._make_up(evaluate, guard, saver)
+            self._make_up(evaluate, guard, saver)
             hooks = self._hooks(checkpointer, progress, evaluate)
             run_loop(self._plan(phases), self.state, saver, hooks=hooks, guard=guard)
         return result
@@ -233,6 +232,8 @@ class _Session:
         self, evaluate: Evaluate, guard: PreemptionGuard, saver: Checkpointer | None
     ) -> None:
         """Evaluates the restored step, where a stop has kept that from being done."""
+        if not is_evaluation_owed(self.state):
+            return
         evaluate.evaluate(self.state)
         guard.after_step(self.state, saver)
         if saver is not None and self.state.step >= self.config.last_step:
