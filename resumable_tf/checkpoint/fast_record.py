@@ -35,6 +35,8 @@ class FastRecord:
         known: See `tier_choice.choose`.
         superseded: See there.
         copying: Step whose copy to the durable tier was begun and not finished.
+        strange: Files in the fast tier's quarantine that are not of this run: they
+            were there when it took the tier.
     """
 
     run_id: str
@@ -42,6 +44,11 @@ class FastRecord:
     known: tuple[str, ...] = ()
     superseded: tuple[str, ...] = ()
     copying: int | None = None
+    strange: tuple[str, ...] = ()
+
+    def is_of(self, run_id: str | None, durable: Storage) -> bool:
+        """Returns whether it is that run's, and of this copy of it."""
+        return (self.run_id, self.run_dir) == (run_id, durable.root)
 
     def knowing(self, *digests: str) -> FastRecord:
         """Returns a record that knows these too."""
@@ -77,6 +84,7 @@ def read_record(storage: Storage) -> FastRecord | None:
             known=tuple(map(str, fields["known"])),
             superseded=tuple(map(str, fields["superseded"])),
             copying=None if copying is None else int(copying),
+            strange=tuple(map(str, fields["strange"])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(storage, FAST_FILE, error) from error
@@ -129,7 +137,7 @@ def check_owner(
     Raises:
         FastTierMismatchError: If it is another run's, or nobody's.
     """
-    if record is not None and (record.run_id, record.run_dir) == (run_id, durable.root):
+    if record is not None and record.is_of(run_id, durable):
         return
     now = {"run_id": run_id, "run_dir": durable.root}
     saved: dict[str, str | None] = {"run_id": None, "run_dir": None}

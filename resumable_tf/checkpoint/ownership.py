@@ -65,10 +65,19 @@ class Ownership:
         """
         if self.record() is not None:
             return
-        run_id, run_dir = make_run_id(self._durable.storage), self._durable.storage.root
-        found = read_record(self._fast.storage)
-        if found is None or (found.run_id, found.run_dir) != (run_id, run_dir):
-            FastRecord(run_id, run_dir).write(self._fast.storage)
+        durable, fast = self._durable.storage, self._fast.storage
+        run_id, found = make_run_id(durable), read_record(fast)
+        if found is None or not found.is_of(run_id, durable):
+            strange = tuple(self._fast.catalog.quarantined())
+            FastRecord(run_id, durable.root, strange=strange).write(fast)
+
+    def quarantined(self) -> list[str]:
+        """Returns the names of this run's files in the fast tier's quarantine."""
+        record, durable = read_record(self._fast.storage), self._durable.storage
+        if record is None or not record.is_of(read_run_id(durable), durable):
+            return []
+        names = self._fast.catalog.quarantined()
+        return [name for name in names if name not in record.strange]
 
     def update(self, change: Callable[[FastRecord], FastRecord]) -> None:
         """Changes the fast tier's record.

@@ -9,6 +9,7 @@ Everything is compared before any live object is touched.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from resumable_tf.checkpoint.bundle import open_bundle
 from resumable_tf.checkpoint.comparison import (
@@ -17,15 +18,17 @@ from resumable_tf.checkpoint.comparison import (
     check_optimizers,
 )
 from resumable_tf.checkpoint.environment import changes, environment
-from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE
+from resumable_tf.checkpoint.layout import CHECKPOINTS, QUARANTINE, SUPERSEDED
 from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import CheckpointInfo
+from resumable_tf.checkpoint.ownership import Ownership
 from resumable_tf.checkpoint.reading import reading
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import Place
 from resumable_tf.checkpoint.tiers import Tiers
 from resumable_tf.errors import CheckpointCorruptError, NoCheckpointError
 from resumable_tf.state import TrainState
+from resumable_tf.storage import Storage
 
 _log = logging.getLogger(__name__)
 
@@ -72,14 +75,49 @@ def restore_newest(
                 *(place.step, error, tier.storage.root, where),
             )
             damaged.add(place)
-    storage = tiers.durable.storage
-    if damaged or tiers.durable.catalog.quarantined():
-        raise CheckpointCorruptError(
-            f"no checkpoint in {storage.locate(CHECKPOINTS)} can be read; damaged ones "
-            f"are moved to {storage.locate(QUARANTINE)}. Mend them, or start a new "
-            "run directory"
+    left = set() if quarantines else damaged
+    _refuse_damaged(tiers, left_in={tiers.tier(place).storage for place in left})
+    superseded = tiers.durable.storage.list(SUPERSEDED)
+    if superseded:
+        _log.warning(
+            "no checkpoint is left but those in %s, which a save has moved out of its "
+            "way; they are not restored",
+            tiers.durable.storage.locate(SUPERSEDED),
         )
     return None
+
+
+def _refuse_damaged(tiers: Tiers, *, left_in: Collection[Storage]) -> None:
+    """Keeps a run whose checkpoints are all damaged from beginning anew.
+
+    Args:
+        tiers: The run's checkpoints.
+        left_in: Where damaged ones were left in place.
+
+    Raises:
+        CheckpointCorruptError: If there are damaged ones, now or from earlier starts.
+    """
+    used, moved_in = [tiers.durable.storage], []
+    if tiers.durable.catalog.quarantined():
+        moved_in.append(tiers.durable.storage)
+    if tiers.fast is not None:
+        used.append(tiers.fast.storage)
+        if Ownership(tiers.durable, tiers.fast).quarantined():
+            moved_in.append(tiers.fast.storage)
+    damaged = []
+    if left_in:
+        damaged.append(f"left in place in {_folders(left_in, CHECKPOINTS)}")
+    if moved_in:
+        damaged.append(f"moved to {_folders(moved_in, QUARANTINE)}")
+    if damaged:
+        raise CheckpointCorruptError(
+            f"no checkpoint in {_folders(used, CHECKPOINTS)} can be read; damaged ones "
+            f"are {', others '.join(damaged)}. Mend them, or start a new run directory"
+        )
+
+
+def _folders(storages: Collection[Storage], name: str) -> str:
+    return " and ".join(sorted(storage.locate(name) for storage in storages))
 
 
 def restore_existing(

@@ -183,6 +183,45 @@ def test_damage_in_both_tiers_costs_no_more_than_it_must(here: Machine) -> None:
         here.train(7)
 
 
+def damage(directory: Path) -> None:
+    for path in directory.glob("checkpoints/ckpt-*.data-*"):
+        path.write_bytes(b"")
+
+
+def test_damage_in_the_fast_tier_alone_does_not_begin_the_run_anew(
+    here: Machine,
+) -> None:
+    """Killed before the first copy; a supervisor starts again and again."""
+    here.train(2, every_steps=100)
+    damage(here.fast_dir)
+    place = f"left in place in {here.fast_dir}/checkpoints. Mend"
+    with pytest.raises(CheckpointCorruptError, match=place):
+        here.restored()
+    place = f"{here.run_dir}/checkpoints can be read.* are moved to {here.fast_dir}/"
+    for _ in range(2):
+        with pytest.raises(CheckpointCorruptError, match=place) as caught:
+            here.train(3)
+        assert "are moved to" in str(caught.value)
+        assert f"{here.run_dir}/checkpoints/quarantine" not in str(caught.value)
+
+
+def test_what_another_run_has_left_in_quarantine_does_not_matter(
+    here: Machine, tmp_path: Path
+) -> None:
+    here.train(2, every_steps=100)
+    damage(here.fast_dir)
+    with pytest.raises(CheckpointCorruptError):
+        here.train(3)
+    here.run_dir = str(tmp_path / "another")
+    for _ in range(2):  # The second finds its own record in the fast tier.
+        with here.checkpointer() as checkpointer:
+            assert checkpointer.restore_or_initialize(small_state()) is None
+    here.train(2, every_steps=100)
+    damage(here.fast_dir)
+    with pytest.raises(CheckpointCorruptError):
+        here.train(3)
+
+
 def test_going_on_from_an_earlier_step_supersedes_both_tiers(here: Machine) -> None:
     here.train(11)
     assert here.train(7, from_step=5) == 5
