@@ -7,7 +7,8 @@
 
 Commit marker first on the way out: TensorFlow's list of checkpoints, then the
 manifest, then the data. So a kill at any point leaves either the whole checkpoint or
-files that count for nothing, which `clean` removes.
+files that count for nothing, which `clean` removes. What a save replaces is moved out
+of its way under a marker, by which `clean` brings it back if the save is not committed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
+from itertools import count
 
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
@@ -27,12 +29,15 @@ from resumable_tf.checkpoint.layout import (
     is_scratch,
     manifest_name,
     parse_aside,
+    parse_replaced,
     pin_name,
+    replaced_name,
     step_of_data,
     step_of_manifest,
     step_of_pin,
 )
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
+from resumable_tf.checkpoint.moves import finish_moves, move_into
 from resumable_tf.checkpoint.retention import Candidate
 from resumable_tf.checkpoint.state_file import format_state, is_sound, parse_steps
 from resumable_tf.errors import (
@@ -68,8 +73,7 @@ class Catalog:
     def is_empty(self) -> bool:
         """Returns whether there is none, nor one that `clean` would bring back."""
         return not any(
-            step_of_manifest(name) is not None
-            or ((aside := parse_aside(name)) and aside[0] == SUPERSEDED)
+            step_of_manifest(name) is not None or parse_replaced(name) is not None
             for name in self._storage.list(CHECKPOINTS)
         )
 
@@ -175,20 +179,13 @@ class Catalog:
 
     def readable(self) -> list[CheckpointInfo]:
         """Returns all committed checkpoints with a sound manifest, oldest first."""
-        found = []
-        for step in self.steps():
-            info = self.info_or_none(step)
-            if info is not None:
-                found.append(info)
-        return found
+        found = map(self.info_or_none, self.steps())
+        return [info for info in found if info is not None]
 
     def latest(self) -> CheckpointInfo | None:
         """Returns the newest committed checkpoint with a sound manifest, if any."""
-        for step in reversed(self.steps()):
-            info = self.info_or_none(step)
-            if info is not None:
-                return info
-        return None
+        found = map(self.info_or_none, reversed(self.steps()))
+        return next((info for info in found if info is not None), None)
 
     def delete(self, steps: Iterable[int]) -> None:
         """Deletes checkpoints for good.
@@ -206,36 +203,42 @@ class Catalog:
             for name in data:
                 self._storage.delete(name)
 
-    def set_aside(self, step: int, directory: str) -> str:
+    def set_aside(self, step: int, directory: str, *, until: int | None = None) -> str:
         """Moves a checkpoint out of the way, as a whole; nothing is deleted.
 
         Args:
             step: A committed step, or one whose manifest is lost.
             directory: `QUARANTINE` or `SUPERSEDED`.
+            until: It comes back unless this step is committed; None: it does not.
 
         Returns:
             The path or URL of the folder that it is in now.
         """
+        taken = self._storage.list(directory)
+        folders = (aside_folder(directory, step, number) for number in count(1))
+        folder = next(
+            one for one in folders if not any(n.startswith(f"{one}/") for n in taken)
+        )
+        if until is not None:
+            self._storage.write_bytes(replaced_name(folder, until), b"")
         self.write_state_file(without=[step])
-        number = 1
-        taken = set(self._storage.list(directory))
-        while any(
-            name.startswith(aside_folder(directory, step, number) + "/")
-            for name in taken
-        ):
-            number += 1
-        folder = aside_folder(directory, step, number)
         names = self._data_files(step)
         if manifest_name(step) in self._storage.list(CHECKPOINTS):
             names = [manifest_name(step), *names]
-        self._move_into(folder, names)
+        move_into(self._storage, folder, names)
         return self._storage.locate(folder)
 
     def drop_superseded(self, step: int | None) -> None:
-        """Deletes the copies of `step` that a newer save has replaced; None: of all."""
+        """Deletes the copies of `step` that a newer save has replaced; None: of all.
+
+        What was to come back without `step` stays superseded; its marker goes.
+        """
         prefix = f"{SUPERSEDED}/" if step is None else f"{SUPERSEDED}/ckpt-{step}."
-        for name in self._storage.list(SUPERSEDED):
-            if name.startswith(prefix):
+        names = self._storage.list(SUPERSEDED)
+        markers = {name: found[2] for name in names if (found := parse_replaced(name))}
+        # Markers last: by them `clean` goes on with this after a kill.
+        for name in sorted(names, key=lambda name: name in markers):
+            if name.startswith(prefix) or (step and markers.get(name) == step):
                 self._storage.delete(name)
 
     def quarantined(self) -> list[str]:
@@ -252,12 +255,12 @@ class Catalog:
             UsageError: If the directory holds checkpoints of another program.
         """
         names = self._storage.list(CHECKPOINTS)
+        if self._undo_replacements(names):
+            names = self._storage.list(CHECKPOINTS)
         committed = self._committed(names)
         self._refuse_foreign(names, committed)
-        moved = self._finish_moves(names, committed)
+        moved = finish_moves(self._storage, names, committed)
         moved |= self._save_lost(names, {keeps, *committed})
-        if not committed:
-            moved |= self._bring_back(names)
         for name in names:
             step = step_of_data(name)
             uncommitted = step not in {None, keeps, *committed}
@@ -316,30 +319,6 @@ class Catalog:
         names = self._storage.list(CHECKPOINTS)
         return [name for name in names if step_of_data(name) == step]
 
-    def _move_into(self, folder: str, names: Iterable[str]) -> None:
-        for name in names:
-            base = name[len(CHECKPOINTS) + 1 :]
-            self._storage.move(name, f"{folder}/{base}")
-
-    def _finish_moves(self, names: list[str], committed: set[int | None]) -> set[str]:
-        """Moves on what a killed `set_aside` has left behind; returns the names."""
-        moved = set()
-        for manifest in names:
-            parsed = parse_aside(manifest)
-            if parsed is None or parsed[1] in committed:
-                continue
-            folder = aside_folder(*parsed)
-            left = [
-                name
-                for name in names
-                if step_of_data(name) == parsed[1]
-                and name not in moved
-                and folder + name[len(CHECKPOINTS) :] not in names
-            ]
-            self._move_into(folder, left)
-            moved.update(left)
-        return moved
-
     def _save_lost(self, names: list[str], known: set[int | None]) -> set[str]:
         """Moves the data of checkpoints whose manifest is lost into quarantine.
 
@@ -360,29 +339,34 @@ class Catalog:
             )
         return lost
 
-    def _bring_back(self, names: list[str]) -> set[str]:
-        """Undoes the replacement of the only checkpoint, if its successor is not there.
+    def _undo_replacements(self, names: list[str]) -> bool:
+        """Brings back what a save was to replace and has not; drops the markers.
+
+        Whatever of it is in place already was not moved, or is back from an earlier
+        attempt: nothing new is written before all of it is out of the way.
 
         Returns:
-            The names that are in use again.
+            Whether anything was brought back.
         """
-        superseded = [
-            (parsed[1], parsed[2], name)
-            for name in names
-            if (parsed := parse_aside(name)) and parsed[0] == SUPERSEDED
-        ]
-        if not superseded:
-            return set()
-        step, number, manifest = max(superseded)
-        _log.warning("bringing back checkpoint %d, which was to be replaced", step)
-        folder = aside_folder(SUPERSEDED, step, number)
-        listed = set(self._storage.list(folder)) - {manifest}
-        back = set()
-        for name in [*sorted(listed), manifest]:
-            target = f"{CHECKPOINTS}/{name[len(folder) + 1 :]}"
-            self._storage.move(name, target)
-            back.add(target)
-        return back
+        is_undone = False
+        for marker in names:
+            if (parsed := parse_replaced(marker)) is None:
+                continue
+            folder, step, until = parsed
+            # By name: a listing that is behind must not undo what is committed.
+            if self._storage.exists(manifest_name(until)):
+                self.drop_superseded(until)  # With the marker.
+                continue
+            commit = folder + manifest_name(step)[len(CHECKPOINTS) :]
+            if commit in names:
+                _log.warning("bringing back checkpoint %d, which was replaced", step)
+                moved = [name for name in names if name.startswith(folder + "/")]
+                for name in sorted(moved, key=lambda name: name == commit):
+                    self._storage.move(name, CHECKPOINTS + name[len(folder) :])
+                self.write_state_file()
+                is_undone = True
+            self._storage.delete(marker)
+        return is_undone
 
     def _refuse_foreign(self, names: list[str], committed: set[int | None]) -> None:
         """Keeps `clean` from removing what was never this project's.

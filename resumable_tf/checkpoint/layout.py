@@ -23,15 +23,18 @@ STATE_FILE = f"{CHECKPOINTS}/checkpoint"
 QUARANTINE = f"{CHECKPOINTS}/quarantine"
 """Damaged checkpoints; nothing in here is ever deleted by this project."""
 SUPERSEDED = f"{CHECKPOINTS}/superseded"
-"""Checkpoints that a resume from an earlier step has made obsolete."""
+"""Checkpoints that a resume from an earlier step has made obsolete, and markers."""
 
 _MANIFEST = re.compile(re.escape(CHECKPOINTS) + r"/ckpt-(\d+)\.manifest\.json")
 _DATA = re.compile(
     re.escape(CHECKPOINTS) + r"/ckpt-(\d+)(?:\.index|\.data-\d+-of-\d+|_temp/.*)"
 )
 _PIN = re.compile(re.escape(PINS) + r"/(\d+)")
-_SCRATCH = re.compile(re.escape(STATE_FILE) + r"\.tmp.*")
+_SCRATCH = re.compile(
+    re.escape(STATE_FILE) + r"\.tmp.*|" + re.escape(CHECKPOINTS) + r"/ckpt-\d+_temp/.*"
+)
 _ASIDE = re.compile(r"(.*)/ckpt-(\d+)\.(\d+)/ckpt-\d+\.manifest\.json")
+_REPLACED = re.compile(rf"({re.escape(SUPERSEDED)}/ckpt-(\d+)\.\d+)\.until-(\d+)")
 
 
 def bundle_name(step: int) -> str:
@@ -85,4 +88,15 @@ def aside_folder(directory: str, step: int, number: int) -> str:
 def parse_aside(name: str) -> tuple[str, int, int] | None:
     """Returns directory, step and number for a manifest that was set aside."""
     match = _ASIDE.fullmatch(name)
+    return (match[1], int(match[2]), int(match[3])) if match else None
+
+
+def replaced_name(folder: str, until: int) -> str:
+    """Returns the marker of a folder that comes back unless a step is committed."""
+    return f"{folder}.until-{until}"
+
+
+def parse_replaced(name: str) -> tuple[str, int, int] | None:
+    """Returns folder, its step and the awaited step for such a marker, else None."""
+    match = _REPLACED.fullmatch(name)
     return (match[1], int(match[2]), int(match[3])) if match else None

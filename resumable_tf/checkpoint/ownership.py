@@ -98,7 +98,8 @@ class Ownership:
 
         What is of a life that the run has left behind is deleted, and what the durable
         tier has is known from here on; what is newer there than `step` goes out of the
-        way, since training goes on from an earlier step.
+        way, since training goes on from an earlier step. It stays if nothing else would
+        be left there: the fast tier may be lost before the next copy.
 
         Returns:
             The digests of those.
@@ -118,6 +119,6 @@ class Ownership:
             self._fast.catalog.drop_superseded(None)
         self.update(lambda record: record.knowing(*digests.values()))
         newer = [other for other in steps if other > step]
-        for other in newer:
+        for other in newer if newer != self._durable.catalog.steps() else ():
             self._durable.catalog.set_aside(other, SUPERSEDED)
         return [digests[other] for other in newer]

@@ -137,7 +137,6 @@ class Tier:
             SaveError: If the other tier's storage is no local one.
         """
         began = time.monotonic()
-        self._make_room(step, completes=completes, moves=not is_late)
         manifest = source.catalog.read(step)
         uploads = []
         for record in manifest.files:
@@ -146,10 +145,16 @@ class Tier:
             if path is None:
                 raise SaveError(f"{source.storage.locate(name)} is no local file")
             uploads.append(Upload(name, path, record.crc32c))
-        self._upload(uploads, completes=completes)
-        before_commit()
-        self.lease.verify()
-        self.storage.create(manifest_name(step), manifest.to_bytes())
+        replaces = self._make_room(step, completes=completes, moves=not is_late)
+        try:
+            self._upload(uploads, completes=completes)
+            before_commit()
+            self.lease.verify()
+            self.storage.create(manifest_name(step), manifest.to_bytes())
+        except OSError as error:
+            if replaces:  # Else the next start completes the copy.
+                self._free_space(error)
+            raise
         self.last_write_secs = time.monotonic() - began
         return self.catalog.committed(manifest)
 
@@ -199,16 +204,27 @@ class Tier:
 
     def _make_room(
         self, step: int, *, completes: bool = False, moves: bool = True
-    ) -> None:
-        """Moves what is as new as `step`, or newer, out of the way."""
+    ) -> bool:
+        """Moves what is as new as `step`, or newer, out of the way.
+
+        Returns:
+            Whether one of them comes back unless `step` is committed: that of the same
+            step, or else the newest if none is older.
+        """
         self.lease.check()
         self.catalog.clean(keeps=step if completes else None)
-        for other in self.catalog.steps():
-            if moves and other >= step:
-                self.catalog.set_aside(other, SUPERSEDED)
+        steps = self.catalog.steps() if moves else []
+        newer = [other for other in steps if other >= step]
+        needed = step if step in newer else max(steps, default=None)
+        if needed != step and newer != steps:
+            needed = None
+        for other in newer:
+            until = step if other == needed else None
+            self.catalog.set_aside(other, SUPERSEDED, until=until)
+        return needed is not None
 
     def _free_space(self, error: OSError) -> None:
-        """Removes what a failed save has written, if nobody else may have.
+        """Undoes what a failed save has done, if nobody else may have written.
 
         A full disk is to have room for other things; if this fails too, the next save
         begins with it.

@@ -53,6 +53,13 @@ def test_kill_at_each_storage_operation_leaves_a_restorable_run(
 
 
 @pytest.mark.slow
+def test_kill_in_a_second_save_of_a_step_does_not_cost_it(tmp_path: Path) -> None:
+    """Another, older checkpoint is there too."""
+    flags = ("--mode=async", "--scheme=local", "--scene=again")
+    assert run_matrix(tmp_path, *flags) > 40
+
+
+@pytest.mark.slow
 def test_kill_at_any_time_leaves_a_restorable_run(tmp_path: Path) -> None:
     flags = ("--timed=4", "--saves=24", "--size=500000")
     assert run_matrix(tmp_path, *flags, "--mode=async", "--scheme=local") >= 2
@@ -84,11 +91,11 @@ def test_kill_at_every_other_operation_on_google_cloud_storage(tmp_path: Path) -
 @pytest.mark.proof
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scheme", ["local", "gs"])
-@pytest.mark.parametrize("scene", ["save", "new", "damaged", "replaced"])
+@pytest.mark.parametrize("scene", ["save", "new", "damaged", "replaced", "again"])
 def test_kill_at_each_operation_of_a_restore_and_a_save(
     tmp_path: Path, scene: str, scheme: str
 ) -> None:
-    """On a first start, with quarantine and a dead holder's lease, and going back."""
+    """First start, quarantine and a dead holder's lease, going back, a second save."""
     flags = ("--mode=sync", f"--scheme={scheme}", f"--scene={scene}")
     assert run_matrix(tmp_path, *flags, timeout_secs=3500) > 20
 

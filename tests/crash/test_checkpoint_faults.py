@@ -15,7 +15,7 @@ from helpers.faulty_storage import FaultyStorage
 from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Checkpointer, SaveOptions
-from resumable_tf.errors import SaveError
+from resumable_tf.errors import CheckpointCorruptError, SaveError
 from resumable_tf.storage import Storage, open_storage
 
 NEVER = 10**9
@@ -59,13 +59,19 @@ def for_each_failure(
     work: Callable[[Storage], None],
     check: Callable[[str], None],
     mode: str = "raise",
+    num_faults: int = 1,
 ) -> int:
-    """Lets `work` fail at each of its operations in turn; returns how many it has."""
+    """Lets `work` fail at each of its operations in turn; returns how many it has.
+
+    With many faults in a row it is as if the process were killed there.
+    """
     number = 0
     while True:
         url = new_url()
         prepare(url)
-        storage = FaultyStorage(open_storage(url), fail_at=number, mode=mode)
+        storage = FaultyStorage(
+            open_storage(url), fail_at=number, mode=mode, num_faults=num_faults
+        )
         failed = False
         try:
             work(storage)
@@ -121,8 +127,10 @@ def test_cut_off_writes_are_noticed(new_url: Callable[[], str]) -> None:
     assert num_operations > 20
 
 
-def test_replacing_the_only_checkpoint_never_loses_it(
-    new_url: Callable[[], str],
+@pytest.mark.parametrize("num_faults", [1, NEVER], ids=["once", "lasting"])
+@pytest.mark.parametrize("steps", [(2,), (1, 2)], ids=["the only", "the newest"])
+def test_replacing_a_checkpoint_never_loses_it(
+    new_url: Callable[[], str], steps: tuple[int, ...], num_faults: int
 ) -> None:
     def replace(storage: Storage) -> None:
         state = small_state()
@@ -133,18 +141,64 @@ def test_replacing_the_only_checkpoint_never_loses_it(
     def check(url: str) -> None:
         assert restored_step(url) == 2
         names = open_storage(url).list("checkpoints")
+        assert not any("superseded" in name for name in names)
         save_steps(url, 3)
         assert restored_step(url) == 3, names
 
-    assert (
-        for_each_failure(
-            new_url,
-            prepare=lambda url: save_steps(url, 2),
-            work=replace,
-            check=check,
-        )
-        > 30
+    num_operations = for_each_failure(
+        new_url,
+        prepare=lambda url: save_steps(url, *steps),
+        work=replace,
+        check=check,
+        num_faults=num_faults,
     )
+    assert num_operations > 30
+
+
+def test_a_second_save_that_fails_leaves_the_first_in_its_place_at_once(
+    new_url: Callable[[], str],
+) -> None:
+    """Also for those who only read, and for TensorFlow."""
+    url = new_url()
+    save_steps(url, 1, 2)
+    storage = open_storage(url)
+    before = {name: storage.read_bytes(name) for name in storage.list("checkpoints")}
+
+    class NoCommit(FaultyStorage):
+        def create(self, name: str, data: bytes) -> None:
+            if name.endswith("ckpt-2.manifest.json"):
+                raise OSError("injected")
+            super().create(name, data)
+
+    state = small_state()
+    checkpointer = Checkpointer(NoCommit(storage, fail_at=NEVER), options=SYNCHRONOUS)
+    checkpointer.restore_or_initialize(state)
+    with pytest.raises(SaveError, match="injected"):
+        checkpointer.save(state, metrics={"again": 1.0})
+    after = {name: storage.read_bytes(name) for name in storage.list("checkpoints")}
+    assert after == before
+
+
+def test_an_abandoned_checkpoint_never_comes_back(
+    new_url: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training went back from step 3 to 1, and what it then saved is damaged."""
+    url = new_url()
+    save_steps(url, 1, 2, 3)
+    state = small_state()
+    with Checkpointer(url, keep_last=1, options=SYNCHRONOUS) as checkpointer:
+        checkpointer.restore(state, 2)
+        checkpointer.save(state)
+    storage = open_storage(url)
+    assert storage.list("checkpoints/superseded/ckpt-3.1")
+    storage.write_bytes("checkpoints/ckpt-2.index", b"damaged")
+    for _ in range(2):
+        with pytest.raises(CheckpointCorruptError, match="no checkpoint"):
+            restored_step(url)
+    for name in storage.list("checkpoints/quarantine"):
+        storage.delete(name)
+    assert restored_step(url) == 0
+    assert "checkpoints/superseded" in caplog.text
 
 
 def test_a_quarantine_that_was_cut_short_is_finished_and_loses_nothing(

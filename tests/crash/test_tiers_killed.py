@@ -44,6 +44,11 @@ def test_kills_of_saves_to_two_tiers_lose_no_more_than_the_last_step(
     assert run_matrix(tmp_path, "--scheme=local", "--stride=29") >= 3
 
 
+@pytest.mark.slow
+def test_kills_in_second_saves_of_a_step_do_not_cost_it(tmp_path: Path) -> None:
+    assert run_matrix(tmp_path, "--scheme=local", "--again", "--stride=5") > 20
+
+
 @pytest.mark.proof
 def test_kill_at_every_third_operation_of_two_tiers(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, "--scheme=local", "--stride=3") > 25
@@ -52,6 +57,14 @@ def test_kill_at_every_third_operation_of_two_tiers(tmp_path: Path) -> None:
 @pytest.mark.proof
 def test_kill_at_each_operation_of_several_saves_to_two_tiers(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, "--scheme=local", "--saves=4") > 150
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("scheme", ["local", "gs"])
+def test_kill_at_each_operation_of_second_saves_of_a_step(
+    tmp_path: Path, scheme: str
+) -> None:
+    assert run_matrix(tmp_path, f"--scheme={scheme}", "--again") > 100
 
 
 @pytest.mark.proof

@@ -12,7 +12,7 @@ Google Cloud Storage, which is a process of its own and outlives the victims.
 Scenes, from which the victims go on: "save", two checkpoints; "new", nothing at all;
 "damaged", a newest checkpoint that has to go into quarantine, TensorFlow's list torn,
 and the lease of a dead process; "replaced", the older of two checkpoints, so that the
-newer one is superseded.
+newer one is superseded; "again", the newer of two, which is saved a second time first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from resumable_tf.checkpoint import Checkpointer, SaveOptions, writer
 from resumable_tf.storage import open_storage
 
 KEEP_LAST = 2
-STARTS = {"save": 2, "new": 0, "damaged": 2, "replaced": 1}
+STARTS = {"save": 2, "new": 0, "damaged": 2, "replaced": 1, "again": 2}
 """The step that the victims of each scene go on from."""
 CONFIG = {"preset": "tiny", "seed": 1}
 DAMAGED = b"damaged"
@@ -62,6 +62,8 @@ def run_victim(
         else:
             checkpointer.restore_or_initialize(state)
         os.write(report, STARTED)
+        if settings.scene == "again":
+            checkpointer.save(state, metrics={"again": 1.0}).result()
         while state.step < stop_step:
             advance(state)
             handle = checkpointer.save(state)

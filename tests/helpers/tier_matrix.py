@@ -1,11 +1,13 @@
 """Run as a program: kills processes that save to two tiers, and looks what is left.
 
     python -m helpers.tier_matrix DIRECTORY --scheme local --saves 2 --stride 1
+    python -m helpers.tier_matrix DIRECTORY --scheme local --again
 
 A victim is killed at one storage operation of either tier, whichever thread makes it,
-the one that copies included. Then the run is continued twice, in new processes: by the
-same machine, and by another one, that has the durable tier only. Prints one line of
-JSON: how many victims were killed.
+the one that copies included; with --again it saves its last step a second and a third
+time. Then the run is continued twice, in new processes: by the same machine, and by
+another one, that has the durable tier only. Prints one line of JSON: how many victims
+were killed.
 """
 
 from __future__ import annotations
@@ -68,7 +70,12 @@ def checkpointer_of(durable: Any, fast: Any) -> Checkpointer:
 
 
 def train(
-    durable: Any, fast: Any, *, stop_step: int, report: Callable[[int], None]
+    durable: Any,
+    fast: Any,
+    *,
+    stop_step: int,
+    report: Callable[[int], None],
+    again: bool = False,
 ) -> None:
     """Saves after each step; reports what has been committed, and where."""
     state = small_state()
@@ -82,6 +89,11 @@ def train(
         checkpointer.wait()
         newest = Catalog(checkpointer.storage).steps()[-1]
         report(DURABLE + newest)
+        if again:
+            for _ in range(2):  # The first may be new to the run directory.
+                checkpointer.save(state).result()
+                checkpointer.wait()
+                report(DURABLE + state.step)
 
 
 def check_survivor(durable: str, fast: str, *, at_least: int, stop_step: int) -> None:
@@ -145,7 +157,7 @@ class Places:
             urllib.request.urlopen(f"{self.server}/_fake/copy", data).close()
 
 
-def attack(places: Places, *, fail_at: int, stop_step: int) -> bool:
+def attack(places: Places, *, fail_at: int, stop_step: int, again: bool) -> bool:
     """Kills one victim and checks what it left; returns whether it was killed."""
     reader, report = os.pipe()
 
@@ -161,6 +173,7 @@ def attack(places: Places, *, fail_at: int, stop_step: int) -> bool:
             fast,
             stop_step=stop_step,
             report=lambda step: os.write(report, bytes([step])) and None,
+            again=again,
         )
 
     victim = fork(work)
@@ -222,6 +235,7 @@ def main() -> None:
     parser.add_argument("--scheme", choices=["local", "gs"], required=True)
     parser.add_argument("--saves", type=int, default=1)
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--again", action="store_true")
     settings = parser.parse_args()
     # On a busy machine a writer of low priority would hardly get its turn.
     writer._NICENESS = 0
@@ -231,7 +245,10 @@ def main() -> None:
         for number in range(0, NEVER, settings.stride):
             places.reset("before")
             stop_step = FIRST_STEP + settings.saves
-            if not attack(places, fail_at=number, stop_step=stop_step):
+            is_killed = attack(
+                places, fail_at=number, stop_step=stop_step, again=settings.again
+            )
+            if not is_killed:
                 break
             num_killed += 1
     print(json.dumps({"killed": num_killed}))

@@ -92,6 +92,8 @@ class Life:
     rolls_back: int
     """How many candidates are passed over; 0 takes the best."""
     loses_fast: bool
+    saves_again: bool = False
+    """Whether it saves the restored step a second time first."""
 
 
 lives = st.builds(
@@ -101,6 +103,7 @@ lives = st.builds(
     die_at=st.one_of(st.integers(0, 150), st.just(10**9)),
     rolls_back=st.sampled_from([0, 0, 0, 0, 1, 2]),
     loses_fast=st.sampled_from([False, False, False, True]),
+    saves_again=st.booleans(),
 )
 
 
@@ -153,10 +156,15 @@ class World:
             assert "killed" in str(error)
 
     def train(self, number: int, life: Life, tiers: Tiers) -> None:
-        history = self.restore(life, tiers)
-        for is_durable in life.saves:
-            history = [*history, number]
-            draft = self.draft(history)
+        found = self.restore(life, tiers)
+        saves = [
+            (found + [number] * count, is_durable)
+            for count, is_durable in enumerate(life.saves, 1)
+        ]
+        if life.saves_again and found:
+            saves.insert(0, (found, True))
+        for history, is_durable in saves:
+            draft = self.draft(history, by=number)
             tiers.write(Snapshot(), draft)
             tiers.note_newer()
             self.saved = life.machine, history
@@ -182,7 +190,7 @@ class World:
         tiers.restored(info.step)
         history = list(info.manifest.extra["history"])
         if place == places[0]:
-            self.check(life.machine, place, history)
+            self.check(life.machine, place, history, by=info.manifest.extra["by"])
             tiers.resume_copy(info)
             tiers.copies.finish()
             tiers.copies.raise_failure()
@@ -191,13 +199,13 @@ class World:
             self.saved, self.saved_durably = None, []
         return history
 
-    def check(self, machine: int, place: Place, history: list[int]) -> None:
-        """Compares what would be restored with what was promised."""
+    def check(self, machine: int, place: Place, history: list[int], *, by: int) -> None:
+        """Compares what would be restored, which life `by` wrote, with the promised."""
         if place.tier == FAST:
-            began = self.began[history[-1]]
+            began = self.began[by]
             for other in self.committed():
                 is_later = other.time > began
-                writer = self.machine_of[other.extra["history"][-1]]
+                writer = self.machine_of[other.extra["by"]]
                 assert not is_later or writer == machine, "went on elsewhere"
         durable = self.saved_durably
         assert history[: len(durable)] == durable, "a durable save is lost"
@@ -212,7 +220,7 @@ class World:
         newest = catalog.steps()[-1:]
         return [catalog.read(step) for step in newest]
 
-    def draft(self, history: list[int]) -> Manifest:
+    def draft(self, history: list[int], *, by: int) -> Manifest:
         return Manifest(
             step=len(history),
             epoch=None,
@@ -221,7 +229,7 @@ class World:
             inventory={},
             optimizers={},
             data=None,
-            extra={"history": history},
+            extra={"history": history, "by": by},
             metrics={},
             versions={},
             topology={},
@@ -250,6 +258,18 @@ def test_no_life_loses_what_was_saved_or_takes_what_was_left_behind(
         world.live(number, life)
 
 
+@pytest.mark.parametrize("die_at", range(5, 95, 2))
+@pytest.mark.parametrize("saves", [[True, True], [True, False]], ids=str)
+def test_no_end_of_a_second_save_loses_the_first(
+    saves: list[bool], die_at: int
+) -> None:
+    world = World()
+    world.live(0, Life(0, saves, 10**9, 0, False))
+    world.live(1, Life(0, [], die_at, 0, False, saves_again=True))
+    for number, machine in enumerate((1, 0), 2):
+        world.live(number, Life(machine, [], 10**9, 0, False))
+
+
 def test_these_histories_reach_what_they_are_about() -> None:
     """A check that never sees a case proves nothing about it."""
     world = World()
@@ -267,6 +287,6 @@ def test_these_histories_reach_what_they_are_about() -> None:
     info = tiers[0].latest()
     assert isinstance(info, CheckpointInfo)
     with pytest.raises(AssertionError, match="elsewhere"):
-        world.check(0, Place(FAST, 3), [0, 0, 0])
+        world.check(0, Place(FAST, 3), [0, 0, 0], by=0)
     with pytest.raises(AssertionError, match="durable save is lost"):
-        world.check(1, Place(DURABLE, 2), [0, 0])
+        world.check(1, Place(DURABLE, 2), [0, 0], by=0)

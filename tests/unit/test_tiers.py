@@ -238,14 +238,35 @@ def test_a_superseded_checkpoint_does_not_come_back_over_the_fast_tier(
     here.train(7, every_steps=7)
     assert here.steps() == ([5, 6, 7], [7])
     here.train(6, from_step=5, every_steps=100)
-    assert here.steps() == ([5, 6], [])
+    assert here.steps() == ([5, 6], [7])
     assert here.restored() == 6
-    # The next start finds the durable tier empty and brings back what it had.
     assert here.train(6) == 6
     assert here.steps() == ([5, 6], [7])
     assert here.restored() == 6
     # Without the fast tier it is still there.
     assert there.restored() == 7
+
+
+def test_the_only_durable_one_is_back_if_a_copy_that_takes_its_place_fails(
+    here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.train(7, every_steps=7)
+    create = type(open_storage(here.run_dir)).create
+
+    def fail(storage: Any, name: str, data: bytes) -> None:
+        if name.endswith("ckpt-6.manifest.json") and storage.root == here.run_dir:
+            assert steps_in(here.run_dir) == []
+            raise OSError("injected")
+        create(storage, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resumable_tf.storage.LocalStorage.create", fail)
+        with pytest.raises(SaveError, match="injected"):
+            here.train(6, from_step=5, every_steps=6)
+    assert here.steps() == ([5, 6], [7])
+    assert there.restored() == 7
+    assert here.train(6) == 6
+    assert here.steps() == ([5, 6], [7])
 
 
 def test_nor_does_it_when_the_first_save_of_the_new_life_fails(
