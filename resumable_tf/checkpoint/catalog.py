@@ -28,7 +28,6 @@ from resumable_tf.checkpoint.layout import (
     bundle_prefix,
     is_scratch,
     manifest_name,
-    parse_aside,
     parse_replaced,
     pin_name,
     replaced_name,

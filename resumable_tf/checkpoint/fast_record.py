@@ -17,6 +17,12 @@ import uuid
 from typing import Any
 
 from resumable_tf.checkpoint.layout import FAST_FILE, IDENTITY_FILE
+from resumable_tf.checkpoint.manifest import (
+    canonical_json,
+    check_seal,
+    parse_json,
+    seal,
+)
 from resumable_tf.errors import CheckpointCorruptError, FastTierMismatchError
 from resumable_tf.storage import Storage
 
@@ -63,7 +69,7 @@ class FastRecord:
     def write(self, storage: Storage) -> None:
         """Replaces the file, in one piece."""
         fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+        text = json.dumps(seal(fields), indent=2, sort_keys=True) + "\n"
         storage.write_bytes(FAST_FILE, text.encode("utf-8"))
 
 
@@ -117,7 +123,7 @@ def make_run_id(storage: Storage) -> str:
     run_id = uuid.uuid4().hex
     fields = {"format_version": FORMAT_VERSION, "run_id": run_id}
     try:
-        storage.create(IDENTITY_FILE, json.dumps(fields).encode("ascii") + b"\n")
+        storage.create(IDENTITY_FILE, canonical_json(seal(fields)))
     except FileExistsError:  # Another process was faster.
         return read_run_id(storage) or run_id
     return run_id
@@ -160,23 +166,24 @@ def _read_json(storage: Storage, name: str) -> dict[str, Any] | None:
     """Returns a file's fields, None without the file.
 
     Raises:
-        CheckpointCorruptError: If it is not a JSON object.
+        CheckpointCorruptError: If it is no JSON object, or not the one written.
     """
     try:
         data = storage.read_bytes(name)
     except FileNotFoundError:
         return None
     try:
-        fields = json.loads(data.decode("utf-8"))
-    except ValueError as error:
+        fields = parse_json(data)
+        if not isinstance(fields, dict):
+            raise TypeError("no object")
+        check_seal(fields)
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged(storage, name, error) from error
-    if not isinstance(fields, dict):
-        raise _damaged(storage, name, TypeError("no object"))
     return fields
 
 
 def _damaged(storage: Storage, name: str, error: Exception) -> CheckpointCorruptError:
     return CheckpointCorruptError(
-        f"{storage.locate(name)} can't be read: {error!r}. If it is the fast tier's, "
-        "delete that directory: the run goes on from the durable tier"
+        f"{storage.locate(name)} can't be read: {error!r}. Delete it and the fast "
+        "tier's directory: the run goes on from the durable tier"
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers.corruption_matrix import CHECKPOINT_CLASSES, KINDS, Matrix
+from helpers.corruption_matrix import CHECKPOINT_CLASSES, FAST_CLASSES, KINDS, Matrix
 from helpers.damages import damages_of
 
 from resumable_tf.checkpoint import Checkpointer
@@ -46,7 +46,10 @@ def test_damage_to_any_file_is_noticed_and_the_next_start_is_exact(
         assert counts[kind]["step 2"] > 10
         assert counts[kind]["step 1"] > 0  # The two newest changed places.
     assert set(counts["checkpoint"]) == set(counts["lease.json"]) == {"step 3"}
-    assert counts["run.json"]["CheckpointCorruptError"] > 10
+    for kind in ("run.json", *FAST_CLASSES):
+        assert counts[kind]["CheckpointCorruptError"] > 10
+    for kind in FAST_CLASSES:
+        assert counts[kind]["FastTierMismatchError"] == 1
 
 
 @pytest.mark.proof
@@ -54,7 +57,7 @@ def test_damage_to_any_file_is_noticed_and_the_next_start_is_exact(
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_to_every_byte_is_noticed(tmp_path: Path, kind: str) -> None:
     counts = run_matrix(tmp_path, "all", [kind])
-    assert sum(counts[kind].values()) > 1000
+    assert sum(counts[kind].values()) > 500
 
 
 @pytest.mark.proof

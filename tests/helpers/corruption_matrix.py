@@ -28,7 +28,8 @@ import tensorflow as tf
 from helpers.damages import Damage, damages_of
 from helpers.small_state import advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer, SaveOptions
+from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
+from resumable_tf.checkpoint.fast_record import read_record, read_run_id
 from resumable_tf.checkpoint.holder import Holder
 from resumable_tf.checkpoint.integrity import verify_run
 from resumable_tf.checkpoint.lease import LeaseRecord
@@ -41,8 +42,17 @@ from resumable_tf.storage import open_storage
 STEPS = (1, 2, 3)
 KEEP_LAST = 9
 CHECKPOINT_CLASSES = ("index", "data", "manifest")
-KINDS = (*CHECKPOINT_CLASSES, "checkpoint", "run.json", "lease.json")
-"""Classes of files: a bundle's, its commit, TensorFlow's list, settings, lease."""
+FAST_CLASSES = ("fast.json", "identity.json")
+KINDS = (
+    *CHECKPOINT_CLASSES,
+    *("checkpoint", "run.json", "lease.json"),
+    *FAST_CLASSES,
+)
+"""Classes of files: a bundle's, its commit, TensorFlow's list, settings, lease, and
+what ties a fast tier to the run."""
+FAST = "fast"
+"""The fast tier, in the run directory so that it is copied with it; only starts that
+are about FAST_CLASSES use it, since it has sound copies of all checkpoints."""
 NUM_SHOWN = 40
 GO_ON_EVERY = 8
 """At the level "all", a run with another damaged checkpoint goes on in one of these."""
@@ -95,8 +105,10 @@ class Matrix:
         self.config = CONFIG
         self._size = size
         before = {**CONFIG, "batch_size": 128}
+        # A fast tier knows the path of its run: that of the copies.
         self._train(before, 1)
         self._train(CONFIG, 2, allow_batch_size_change=True)
+        self.run_dir.rename(self.base)
         (self.base / "lease.json").write_bytes(_lease_of_the_dead())
 
     def new_state(self) -> TrainState:
@@ -138,6 +150,8 @@ class Matrix:
         names = [str(path.relative_to(self.base)) for path in files]
         for name, path in zip(names, files, strict=True):
             others = [other for other in names if _same_class(name, other)]
+            if name.startswith(f"{FAST}/") and path.name not in FAST_CLASSES:
+                continue
             is_old = "ckpt-" in name and f"ckpt-{max(STEPS)}." not in name
             if is_old and level == "few":
                 continue
@@ -147,16 +161,17 @@ class Matrix:
 
     def _train(self, config: dict[str, Any], num_steps: int, **arguments: bool) -> None:
         state = self.new_state()
-        with self._checkpointer(self.base, config) as checkpointer:
+        with self._checkpointer(config, has_fast=True) as checkpointer:
             checkpointer.restore_or_initialize(state, **arguments)
             for _ in range(num_steps):
                 advance(state)
                 checkpointer.save(state)
 
-    def _checkpointer(self, path: Path, config: dict[str, Any]) -> Checkpointer:
-        options = SaveOptions(asynchronous=False)
+    def _checkpointer(self, config: dict[str, Any], *, has_fast: bool) -> Checkpointer:
+        fast = FastTier(self.run_dir / FAST, keep_last=KEEP_LAST)
+        options = SaveOptions(asynchronous=False, fast_tier=fast if has_fast else None)
         return Checkpointer(
-            str(path), keep_last=KEEP_LAST, config=config, options=options
+            str(self.run_dir), keep_last=KEEP_LAST, config=config, options=options
         )
 
     def _check(self, case: Case, *, goes_on: bool) -> str:
@@ -167,11 +182,14 @@ class Matrix:
         self._check_looks(case, is_harmless)
         found = self._contents()
         begin = time.monotonic()
-        outcome = self._start(goes_on or case.kind not in CHECKPOINT_CLASSES)
+        outcome = self._start(
+            goes_on or case.kind not in CHECKPOINT_CLASSES,
+            has_fast=case.kind in FAST_CLASSES,
+        )
         if time.monotonic() - begin > MAX_START_SECS:
             raise AssertionError("the start has waited for a lease of the dead")
         lost = found - self._contents()
-        if lost and case.kind in CHECKPOINT_CLASSES:
+        if lost and case.kind in (*CHECKPOINT_CLASSES, *FAST_CLASSES):
             raise AssertionError(f"{len(lost)} files of checkpoints are lost")
         wanted = self._expected(case, is_harmless)
         if outcome not in wanted:
@@ -180,7 +198,7 @@ class Matrix:
 
     def _contents(self) -> set[bytes]:
         """Returns what is in the files of checkpoints, in quarantine too."""
-        paths = (self.run_dir / "checkpoints").rglob("ckpt-*")
+        paths = self.run_dir.rglob("ckpt-*")
         return {path.read_bytes() for path in paths if path.is_file()}
 
     def _expected(self, case: Case, is_harmless: bool) -> set[str]:
@@ -190,6 +208,8 @@ class Matrix:
             return {newest}
         if case.kind in CHECKPOINT_CLASSES:
             return {f"step {max(set(STEPS) - case.steps)}"}
+        if case.damage.removes and case.kind in FAST_CLASSES:
+            return {"FastTierMismatchError"}
         if case.damage.removes:
             return {newest}  # The same settings are written anew.
         return {"CheckpointCorruptError", "CheckpointVersionError"}
@@ -207,9 +227,16 @@ class Matrix:
                     open_storage(str(self.base)),
                 )
                 return read_run(damaged) == read_run(whole)
+            if case.kind in FAST_CLASSES:
+                return self._ties(self.run_dir) == self._ties(self.base)
         except (FileNotFoundError, ResumableError):
             pass
         return False
+
+    def _ties(self, directory: Path) -> tuple[Any, Any]:
+        """Returns what the files that tie the fast tier to the run say."""
+        run, fast = open_storage(str(directory)), open_storage(str(directory / FAST))
+        return read_run_id(run), read_record(fast)
 
     def _check_looks(self, case: Case, is_harmless: bool) -> None:
         """Checks that those who only look find the damage too."""
@@ -224,14 +251,14 @@ class Matrix:
         Checkpointer(str(self.run_dir)).restore(state)
         assert_at_step(state, newest)
 
-    def _start(self, goes_on: bool) -> str:
+    def _start(self, goes_on: bool, *, has_fast: bool) -> str:
         """Starts again and, if asked to, trains and saves a step more.
 
         Returns:
             The step that was restored, or the class of the error.
         """
         state = self.new_state()
-        with self._checkpointer(self.run_dir, CONFIG) as checkpointer:
+        with self._checkpointer(CONFIG, has_fast=has_fast) as checkpointer:
             try:
                 checkpointer.restore_or_initialize(state)
             except ResumableError as error:
