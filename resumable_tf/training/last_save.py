@@ -31,7 +31,7 @@ def save_last(
     *,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Waits until the run directory has the state.
+    """Waits until the run directory has the state, copied if the fast tier has it.
 
     Args:
         state: The live objects, between two steps.
@@ -43,6 +43,12 @@ def save_last(
     """
     checkpointer.wait()
     # Asks no storage: one that fails must not keep the last save from being tried.
+    if checkpointer.durable_step == state.step:
+        return
+    if "fast" in checkpointer.save_secs and checkpointer.committed_step == state.step:
+        # A second save of the step would move this one out of the way first.
+        checkpointer.copy_fast(state.step)
+        _hear(checkpointer.wait, state.step)
     if checkpointer.durable_step != state.step:
         checkpointer.save(state, metrics=metrics).result()
         checkpointer.wait()

@@ -313,13 +313,29 @@ def test_a_durable_save_that_is_missing_is_made_up_for(here: Machine) -> None:
     assert here.steps() == ([5, 6, 7], [7])
 
 
-def test_the_last_state_is_left_in_the_run_directory(here: Machine) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_the_last_state_is_left_in_the_run_directory(
+    here: Machine, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    """Copied, if the fast tier has it; a second save would move it away first."""
+    written, write = [], Tier.write
+
+    def note(tier: Tier, snapshot: Any, draft: Any) -> Any:
+        written.append(draft.step)
+        return write(tier, snapshot, draft)
+
+    monkeypatch.setattr(Tier, "write", note)
     state = small_state()
     with here.checkpointer() as checkpointer:
         checkpointer.restore_or_initialize(state)
         train_on(state, checkpointer, 7)
         checkpointer.wait()
         assert (checkpointer.committed_step, checkpointer.durable_step) == (7, 5)
+        if is_damaged:
+            data = here.fast_dir / "checkpoints" / "ckpt-7.data-00000-of-00001"
+            data.write_bytes(data.read_bytes()[:-1] + b"x")
         save_last(state, checkpointer)
         assert checkpointer.durable_step == 7
     assert here.steps() == ([5, 6, 7], [5, 7])
+    assert written == [*range(1, 8), *([7] if is_damaged else [])]
+    assert here.restored() == 7
