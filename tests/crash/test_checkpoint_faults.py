@@ -6,6 +6,7 @@ the same, so the rarer ways (replacing, quarantine) are driven through here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +15,7 @@ import pytest
 from helpers.faulty_storage import FaultyStorage
 from helpers.small_state import advance, assert_at_step, small_state
 
-from resumable_tf.checkpoint import Checkpointer, SaveOptions
+from resumable_tf.checkpoint import Checkpointer, SaveOptions, bundle
 from resumable_tf.errors import CheckpointCorruptError, SaveError
 from resumable_tf.storage import Storage, open_storage
 
@@ -202,9 +203,12 @@ def test_an_abandoned_checkpoint_never_comes_back(
 
 
 def test_a_quarantine_that_was_cut_short_is_finished_and_loses_nothing(
-    new_url: Callable[[], str],
+    new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = b"damaged"
+    # One file after the other: else the damage may be found before the fault.
+    in_turn = functools.partial(bundle.in_parallel, num_threads=1)
+    monkeypatch.setattr(bundle, "in_parallel", in_turn)
 
     def prepare(url: str) -> None:
         save_steps(url, 1, 2)
