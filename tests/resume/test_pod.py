@@ -84,6 +84,7 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
         assert code == 0, output
         process = start_client(pod, client, "run", corpus)
         _wait_for_lines(process, client / "run", 3)
+        _wait_for_checkpoint(process, client / "run")
         pod.kill(1)
         code, output = finish(process)
         assert code == 69, output
@@ -163,6 +164,12 @@ def test_hosts_read_their_own_rows_and_their_state_goes_through_the_client(
         for index in range(2):
             assert os.listdir(pod.directory_of(index)) == ["records"]
     assert os.listdir(client) == ["run"]
+
+
+def _wait_for_checkpoint(process: subprocess.Popen[str], run_dir: Path) -> None:
+    while not list((run_dir / "checkpoints").glob("ckpt-*.manifest.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 def _wait_for_lines(process: subprocess.Popen[str], run_dir: Path, count: int) -> None:
