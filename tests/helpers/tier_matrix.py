@@ -168,13 +168,11 @@ def attack(places: Places, *, fail_at: int, stop_step: int, again: bool) -> bool
             for url in (places.durable, places.fast)
         )
         watch_data_files(fast)
-        train(
-            durable,
-            fast,
-            stop_step=stop_step,
-            report=lambda step: os.write(report, bytes([step])) and None,
-            again=again,
-        )
+
+        def tell(step: int) -> None:
+            os.write(report, bytes([step]))
+
+        train(durable, fast, stop_step=stop_step, report=tell, again=again)
 
     victim = fork(work)
     os.close(report)
@@ -190,10 +188,7 @@ def attack(places: Places, *, fail_at: int, stop_step: int, again: bool) -> bool
         places.reset("after")
         survivor = fork(
             lambda fast=fast, at_least=at_least: check_survivor(
-                places.durable,
-                fast,
-                at_least=at_least,
-                stop_step=stop_step + 2,
+                places.durable, fast, at_least=at_least, stop_step=stop_step + 2
             )
         )
         if exit_code(survivor) != 0:
