@@ -116,8 +116,6 @@ def serve() -> None:
     hold_sigterm()
     import tensorflow as tf
 
-    # What the client asks for with its flags, which are not sent to the workers.
-    tf.config.experimental.enable_op_determinism()
     cluster = tf.train.ClusterSpec(
         {"worker": {flags.task_index: f"127.0.0.1:{flags.port}"}}
     )
