@@ -81,6 +81,7 @@ def test_a_planted_leak_is_named(name: str, tmp_path: Path) -> None:
     assert named in report.message
 
 
+@pytest.mark.slow
 def test_the_command_finds_a_loop_exact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

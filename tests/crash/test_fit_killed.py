@@ -51,6 +51,7 @@ def test_a_killed_fit_equals_one_that_was_never_killed(
         np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_on_two_replicas_equals_plain_fit(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "helpers.two_replicas", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

@@ -170,7 +170,7 @@ def test_a_hang_shows_its_stacks_and_is_started_again(
     assert code == 0
     (hung,) = only(events, "hung")
     assert hung["step"] == 8
-    assert hung["silence_secs"] > hung["limit_secs"] >= 0.5
+    assert hung["silence_secs"] >= hung["limit_secs"] >= 0.5  # Rounded.
     assert "in wait_for_a_lost_partner" in capfd.readouterr().err
     # One that can still save is let to; the deaf one is killed.
     expected = {"hang": 75, "deaf": -signal.SIGKILL}

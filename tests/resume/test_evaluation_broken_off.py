@@ -104,7 +104,7 @@ def assert_same(run_dir: Path, whole: Path) -> None:
         # At step 4, where no save is due.
         ([1], 5),
         # In the last one, and when it is made up.
-        ([2, 0], 5),
+        pytest.param([2, 0], 5, marks=pytest.mark.slow),
         # Where a save is due, when it is made up, and in the one after.
         pytest.param([0, 0, 2], 2, marks=pytest.mark.slow),
     ],

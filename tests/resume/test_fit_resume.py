@@ -42,7 +42,7 @@ pytestmark = [
 ]
 SLOW = {True: pytest.mark.slow, False: pytest.mark.proof}
 HARD = {"repeated", "two_shuffles"}
-COMMON = {"numpy_arrays", "py_dataset", "two_shuffles", "own_callback", "late_model"}
+COMMON = {"numpy_arrays", "own_callback", "late_model"}
 VALIDATED = sorted(name for name in VARIANTS if name.startswith("validation"))[::-1]
 
 
@@ -54,7 +54,7 @@ def named(names: Any, *, slow: Any = (), proof: Any = ()) -> list[Any]:
     return [pytest.param(name, marks=marks(name)) for name in names]
 
 
-@pytest.mark.parametrize("name", named(PROGRAMS))
+@pytest.mark.parametrize("name", named(PROGRAMS, slow={"transformer_mixed"}))
 def test_an_interrupted_program_equals_plain_fit(name: str, tmp_path: Path) -> None:
     expected = plain_fit(name)
     result = interrupted_fit(name, tmp_path, every=3, kills=[5])
@@ -74,7 +74,7 @@ def test_every_way_of_giving_data_and_callbacks_equals_plain_fit(
     assert not differences(expected, result)
 
 
-@pytest.mark.parametrize("name", named(VALIDATED, slow=VALIDATED[1:]))
+@pytest.mark.parametrize("name", named(VALIDATED, slow=VALIDATED))
 @pytest.mark.parametrize("every", [2, pytest.param(None, marks=pytest.mark.proof)])
 def test_validation_goes_on_in_the_order_that_is_due(
     name: str, every: int | None, tmp_path: Path

@@ -45,6 +45,7 @@ def test_another_process_with_the_other_keras_computes_the_same_bits() -> None:
     assert here == there
 
 
+@pytest.mark.slow
 def test_tests_of_the_layers_pass_with_the_other_keras() -> None:
     pytest.importorskip("tf_keras")
     names = ("test_model_transformer.py", "test_model_initial_values.py")

@@ -74,6 +74,11 @@ def _steps_per_epoch(corpus: Path) -> float:
 
 
 @pytest.mark.crash
+@pytest.mark.parametrize(
+    "reference",
+    ["one", pytest.param("mirrored", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_killed_at_random_steps_the_run_ends_bit_for_bit_the_same(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +176,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
 
 
 @pytest.mark.crash
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["one"], indirect=True)
 def test_sigterm_saves_stops_with_75_and_the_next_start_continues(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path
