@@ -27,7 +27,7 @@ FILE = "leaky_programs.py"
 # What is planted, the cause, and what must be named.
 IN_SUITE = {"data_from_the_start"}
 # One for each way of looking: noise between two runs, variables, fit's callbacks.
-IN_CI = {"clock", "optimizer_slots", "fit_counter"}
+IN_CI = {"optimizer_slots"}
 LEAKS = {
     "dropout_seed": (Cause.RANDOM, f"noise in dropout_seed() of {FILE}"),
     "shuffle_without_seed": (Cause.NOT_DETERMINISTIC, "they read other batches"),
@@ -81,7 +81,7 @@ def test_a_planted_leak_is_named(name: str, tmp_path: Path) -> None:
     assert named in report.message
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_command_finds_a_loop_exact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,7 @@ def test_kill_at_each_storage_operation_leaves_a_restorable_run(
     assert run_matrix(tmp_path, "--mode=async", "--scheme=local") > 25
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_kill_in_a_second_save_of_a_step_does_not_cost_it(tmp_path: Path) -> None:
     """Another, older checkpoint is there too."""
     flags = ("--mode=async", "--scheme=local", "--scene=again")

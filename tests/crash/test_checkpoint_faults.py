@@ -23,7 +23,7 @@ NEVER = 10**9
 SYNCHRONOUS = SaveOptions(asynchronous=False)
 
 
-@pytest.fixture(params=["local", pytest.param("memory", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", pytest.param("memory", marks=pytest.mark.proof)])
 def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Returns a new run directory at each call."""
 

@@ -36,7 +36,9 @@ def run_matrix(
     return counts
 
 
-@pytest.mark.parametrize("level", ["few", pytest.param("some", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "level", ["few", pytest.param("some", marks=pytest.mark.proof)]
+)
 def test_damage_to_any_file_is_noticed_and_the_next_start_is_exact(
     tmp_path: Path, level: str
 ) -> None:

@@ -15,13 +15,13 @@ from helpers.keras_programs import PROGRAMS
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.crash
 # All are interrupted in one process too, by test_fit_resume.py.
-IN_SUITE, IN_CI = {"mlp"}, {"gan"}
+IN_SUITE = {"mlp"}
 
 
 def marked(name: str) -> list[pytest.MarkDecorator]:
     if name in IN_SUITE:
         return []
-    return [pytest.mark.slow if name in IN_CI else pytest.mark.proof]
+    return [pytest.mark.proof]
 
 
 def train(name: str, run_dir: Path, kill_at: int | None) -> int:

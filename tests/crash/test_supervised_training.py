@@ -50,7 +50,7 @@ def has_come_back(begun: list[int], told: list[int]) -> bool:
     return begun[-1:] == told[-1:] and len(begun) > len(PLAN.split())
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.crash
 def test_a_supervised_training_ends_bit_for_bit_as_one_that_nothing_happened_to(
     tmp_path: Path,

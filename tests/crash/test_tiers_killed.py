@@ -44,7 +44,7 @@ def test_kills_of_saves_to_two_tiers_lose_no_more_than_the_last_step(
     assert run_matrix(tmp_path, "--scheme=local", "--stride=29") >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_kills_in_second_saves_of_a_step_do_not_cost_it(tmp_path: Path) -> None:
     assert run_matrix(tmp_path, "--scheme=local", "--again", "--stride=5") > 20
 

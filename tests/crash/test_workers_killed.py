@@ -140,7 +140,7 @@ def test_two_workers_killed_one_by_one_and_together_resume_exactly(
     attack(group, fake_gcs, tmp_path, num_kills=3, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.crash
 def test_a_worker_whose_chief_falls_silent_ends_by_itself(tmp_path: Path) -> None:
     """Guards against waiting for ever: the connection to a frozen host stays open."""

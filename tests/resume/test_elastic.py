@@ -10,7 +10,7 @@ import pytest
 from helpers.runs import metric_lines, run_training, train_args, write_corpus
 from helpers.workers import run_workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.crash]
+pytestmark = [pytest.mark.proof, pytest.mark.crash]
 
 
 def mirrored(num_replicas: int) -> dict[str, Any]:

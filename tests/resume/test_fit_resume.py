@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 SLOW = {True: pytest.mark.slow, False: pytest.mark.proof}
-HARD = {"repeated", "two_shuffles"}
+HARD = {"repeated"}
 COMMON = {"numpy_arrays", "own_callback", "late_model"}
 VALIDATED = sorted(name for name in VARIANTS if name.startswith("validation"))[::-1]
 
@@ -74,7 +74,9 @@ def test_every_way_of_giving_data_and_callbacks_equals_plain_fit(
     assert not differences(expected, result)
 
 
-@pytest.mark.parametrize("name", named(VALIDATED, slow=VALIDATED))
+@pytest.mark.parametrize(
+    "name", named(VALIDATED, slow=VALIDATED[:1], proof=VALIDATED[1:])
+)
 @pytest.mark.parametrize("every", [2, pytest.param(None, marks=pytest.mark.proof)])
 def test_validation_goes_on_in_the_order_that_is_due(
     name: str, every: int | None, tmp_path: Path

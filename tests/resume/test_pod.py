@@ -109,7 +109,7 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
     assert_same_curves(tmp_path / "single", client / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_pod_whose_hosts_all_end_at_once_saves_and_continues(
     tmp_path: Path,
 ) -> None:

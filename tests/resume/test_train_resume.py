@@ -74,11 +74,7 @@ def _steps_per_epoch(corpus: Path) -> float:
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize(
-    "reference",
-    ["one", pytest.param("mirrored", marks=pytest.mark.slow)],
-    indirect=True,
-)
+@MIRRORED_IN_PROOF
 def test_killed_at_random_steps_the_run_ends_bit_for_bit_the_same(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
@@ -122,13 +118,8 @@ def test_killed_before_the_first_save_and_in_every_later_call_it_is_the_same(
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize(
-    "num_kills",
-    [
-        pytest.param(3, marks=pytest.mark.slow),
-        pytest.param(8, marks=pytest.mark.proof),
-    ],
-)
+@pytest.mark.proof
+@pytest.mark.parametrize("num_kills", [3, 8])
 @MIRRORED_IN_PROOF
 def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(
     reference: tuple[str, Path], corpus: Path, tmp_path: Path, num_kills: int
@@ -146,7 +137,7 @@ def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_resume_exactly_at_an_epochs_end_is_the_same(
     corpus: Path, tmp_path: Path
 ) -> None:
