@@ -136,10 +136,9 @@ class Copies:
 
     def start_next(self) -> None:
         """Begins the copy that was put off, if there is one and nothing is copied."""
-        waiting = self._waiting
-        if waiting is not None and self._writer.is_free():
+        if self._waiting is not None and self._writer.is_free():
+            waiting, self._waiting = self._waiting, None
             self._begin(waiting)
-            self._waiting = None
 
     def restored(self, durable_step: int) -> None:
         """Begins anew after a restore: a step that was missed may come once more.

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 
 import google_crc32c
 
-from resumable_tf.storage.protocol import CHUNK_BYTES
+from resumable_tf.storage.file_chunks import crc32c_of, read_file
 
 _PARTIAL_PREFIX = ".partial-"
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -69,7 +69,7 @@ class LocalStorage:
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yields the file in pieces."""
-        yield from _read(self.locate(name))
+        yield from read_file(self.locate(name))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces a file atomically."""
@@ -84,7 +84,7 @@ class LocalStorage:
         """
         if self._has(name, path, checksum):
             return
-        chunks = _read(path)
+        chunks = read_file(path)
         if checksum is not None:
             chunks = _checked(chunks, path, checksum)
         try:
@@ -208,9 +208,9 @@ class LocalStorage:
         """
         if not self.exists(name):
             return False
-        expected = _crc32c(path) if checksum is None else checksum
+        expected = crc32c_of(read_file(path)) if checksum is None else checksum
         is_equal = self.size(name) == os.path.getsize(path)
-        if not is_equal or _crc32c(self.locate(name)) != expected:
+        if not is_equal or crc32c_of(self.read_chunks(name)) != expected:
             raise FileExistsError(
                 f"{self.locate(name)} is not what was to be copied there: another "
                 "process has written it"
@@ -273,8 +273,8 @@ class LocalStorage:
 def _walk(directory: str) -> Iterator[tuple[str, bool]]:
     """Yields what is below a directory, and whether it is one; what it holds first.
 
-    Not `os.walk`: to it a directory that can't be read is an empty one. Raises
-    `OSError` for that, but for what is not there (any more).
+    Not `os.walk`: to it, even with `onerror`, a directory that can't be looked at is a
+    file. Raises `OSError` for that, but for what is not there (any more).
     """
     try:
         with os.scandir(directory) as found:
@@ -303,19 +303,6 @@ def _remove(directory: str) -> bool:
             raise
         return False
     return True
-
-
-def _read(path: str) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
-def _crc32c(path: str) -> str:
-    checksum = 0
-    for chunk in _read(path):
-        checksum = google_crc32c.extend(checksum, chunk)
-    return f"{checksum:08x}"
 
 
 def _checked(chunks: Iterable[bytes], path: str, expected: str) -> Iterator[bytes]:

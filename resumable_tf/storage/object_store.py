@@ -17,13 +17,13 @@ import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import fsspec
-import google_crc32c
 
 from resumable_tf.storage import gcs, gcs_parts
+from resumable_tf.storage.file_chunks import crc32c_of, read_file
 from resumable_tf.storage.protocol import CHUNK_BYTES
 from resumable_tf.storage.retry import RetryPolicy, UploadChangedError
 
@@ -115,10 +115,7 @@ class ObjectStorage:
         """
         files, target = self._at(name)
         size = os.stat(path).st_size
-        if checksum is None:
-            expected = _base64_crc32c(_read(path))
-        else:
-            expected = _to_base64(checksum)
+        expected = _to_base64(checksum or crc32c_of(read_file(path)))
         is_gcs = gcs.is_gcs(files)
         if is_gcs and checksum is not None and self._has(name, size, expected):
             return
@@ -315,7 +312,7 @@ class ObjectStorage:
             return False
         found = info.get("crc32c")
         if found is None and int(info["size"]) == size:
-            found = _base64_crc32c(self.read_chunks(name))
+            found = _to_base64(crc32c_of(self.read_chunks(name)))
         if (int(info["size"]), found) != (size, expected):
             raise FileExistsError(
                 f"{self.locate(name)} is not what was to be uploaded: another process "
@@ -356,17 +353,3 @@ def _fetch_pieces(
 def _to_base64(checksum: str) -> str:
     """Returns a crc32c of 8 hexadecimal digits as Google Cloud Storage writes it."""
     return base64.b64encode(bytes.fromhex(checksum)).decode("ascii")
-
-
-def _base64_crc32c(chunks: Iterable[bytes]) -> str:
-    """Returns the crc32c of a file's pieces as Google Cloud Storage writes it."""
-    checksum = google_crc32c.Checksum()
-    for chunk in chunks:
-        checksum.update(chunk)
-    return base64.b64encode(checksum.digest()).decode("ascii")
-
-
-def _read(path: str) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk

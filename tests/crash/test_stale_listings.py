@@ -14,6 +14,7 @@ from helpers.small_state import advance, assert_at_step, small_state
 
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.checkpoint.catalog import Catalog
+from resumable_tf.checkpoint.layout import SUPERSEDED
 from resumable_tf.storage import LocalStorage, open_storage
 
 _LISTING = r"GET .*/o\?.*prefix"
@@ -26,7 +27,8 @@ class _Behind(LocalStorage):
 
     def list(self, directory: str) -> list[str]:
         names = super().list(directory)
-        return [name for name in names if f"{self.behind}.manifest" not in name]
+        hidden = f"checkpoints/ckpt-{self.behind}.manifest.json"
+        return [name for name in names if name != hidden]
 
 
 def _train(url: str, *, num_saves: int = 3) -> int | None:
@@ -50,6 +52,24 @@ def test_a_checkpoint_that_is_not_listed_yet_is_no_leftover(tmp_path: Path) -> N
     Catalog(storage).clean()
     storage.behind = None
     assert storage.list("") == before
+
+
+def test_a_replacement_that_is_not_listed_yet_is_not_undone(tmp_path: Path) -> None:
+    """A second save of a step was killed between its commit and its marker's end."""
+    _train(str(tmp_path))
+    storage = _Behind(str(tmp_path))
+    catalog = Catalog(storage)
+    files = {n: storage.read_bytes(n) for n in storage.list("") if "ckpt-2." in n}
+    catalog.set_aside(2, SUPERSEDED, until=2)
+    for name, data in files.items():
+        storage.write_bytes(name, data)
+    storage.write_bytes("checkpoints/ckpt-2.index", b"new")
+    storage.behind = 2
+    catalog.clean()
+    assert storage.read_bytes("checkpoints/ckpt-2.index") == b"new"
+    storage.behind = None
+    assert catalog.steps() == [2, 3]
+    assert storage.list(SUPERSEDED) == []
 
 
 @pytest.mark.proof

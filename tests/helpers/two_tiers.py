@@ -59,3 +59,10 @@ def train_on(state: TrainState, checkpointer: Checkpointer, to_step: int) -> Non
 
 def steps_in(directory: str | Path) -> list[int]:
     return Catalog(open_storage(directory)).steps()
+
+
+def save_on(state: TrainState, checkpointer: Checkpointer, *to_steps: int) -> None:
+    """Goes on to steps; at each what was saved is whole before it goes on."""
+    for step in to_steps:
+        train_on(state, checkpointer, step)
+        checkpointer.wait()

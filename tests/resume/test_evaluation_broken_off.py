@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.runs import final_tensors, metric_lines, write_corpus
+from helpers.settings import small_run
 
 import resumable_tf as rtf
 from resumable_tf.training import run as run_module
@@ -27,22 +28,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(run_dir: Path, corpus: Path, **changes: Any) -> rtf.TrainConfig:
-    settings: dict[str, Any] = {
-        "run_dir": str(run_dir),
-        "data": f"tsv:{corpus}",
-        "records": str(corpus.parent / "records"),
-        "row_length": 32,
-        "vocab_size": 150,
-        "batch_size": 2,
-        "stop_step": 6,
-        "save_every_steps": 2,
-        "eval_every_steps": 2,
-        "log_every_steps": 1,
-        "steps_per_call": 2,
-        "is_deterministic": False,
-        **changes,
-    }
-    return rtf.TrainConfig(**settings)
+    changes = {"batch_size": 2, "eval_every_steps": 2, "log_every_steps": 1} | changes
+    return small_run(run_dir, corpus, **changes)
 
 
 @pytest.fixture(scope="module")

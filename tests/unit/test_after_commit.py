@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers.saved_runs import steps_in
 from helpers.small_state import advance, small_state
-from helpers.two_tiers import Machine, train_on
+from helpers.two_tiers import Machine, save_on, train_on
 
 from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
 from resumable_tf.checkpoint.due import Due
@@ -78,14 +78,11 @@ def test_training_goes_on_over_it_where_it_may_and_shows_it(
         checkpointer.restore_or_initialize(state)
         with monkeypatch.context() as patch:
             fail_to_tidy(patch, str(tmp_path), errno.EACCES)
-            for step in (1, 2):
-                train_on(state, checkpointer, step)
-                checkpointer.wait()
+            save_on(state, checkpointer, 1, 2)
         assert checkpointer.failures.count == 2
         assert checkpointer.failures.status == "Permission denied"
         assert checkpointer.committed_step == 2
-        train_on(state, checkpointer, 3)
-        checkpointer.wait()
+        save_on(state, checkpointer, 3)
         assert checkpointer.failures.last is None
 
 
@@ -95,17 +92,14 @@ def test_the_copy_is_made_although_the_fast_tier_can_not_be_tidied(
     state = small_state()
     with two_tiers(here) as checkpointer:
         checkpointer.restore_or_initialize(state)
-        train_on(state, checkpointer, 3)
-        checkpointer.wait()
+        save_on(state, checkpointer, 3)
         with monkeypatch.context() as patch:
             fail_to_tidy(patch, str(here.fast_dir), errno.ENOSPC)
-            train_on(state, checkpointer, 4)
-            checkpointer.wait()
+            save_on(state, checkpointer, 4)
         assert checkpointer.durable_step == 4
         # What the copy has made up for is not what has failed.
         assert checkpointer.failures.count == 1
-        train_on(state, checkpointer, 5)
-        checkpointer.wait()
+        save_on(state, checkpointer, 5)
         assert checkpointer.failures.last is None
     assert here.steps() == ([5], [4])
 
@@ -167,20 +161,15 @@ def test_a_due_copy_that_could_not_be_begun_is_shown_until_one_is_made(
     state = small_state()
     with two_tiers(here) as checkpointer:
         checkpointer.restore_or_initialize(state)
-        train_on(state, checkpointer, 3)
-        checkpointer.wait()
+        save_on(state, checkpointer, 3)
         with monkeypatch.context() as patch:
             patch.setattr(Tier, "write", fail)
-            train_on(state, checkpointer, 4)
-            checkpointer.wait()
+            save_on(state, checkpointer, 4)
         assert ended == [True]
-        for step in range(5, 8):
-            train_on(state, checkpointer, step)
-            checkpointer.wait()
+        save_on(state, checkpointer, *range(5, 8))
         assert (checkpointer.committed_step, checkpointer.durable_step) == (7, 0)
         assert checkpointer.failures.status == "No space left on device"
-        train_on(state, checkpointer, 8)
-        checkpointer.wait()
+        save_on(state, checkpointer, 8)
         assert checkpointer.durable_step == 8
         assert checkpointer.failures.last is None
     assert ended == [True, True]

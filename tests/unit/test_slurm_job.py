@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 from helpers.fake_slurm import JOB_ID, FakeSlurm, Job
 
+# As training does; says what comes meanwhile.
+_SAVES_FOR_A_WHILE = (
+    "trap 'echo TERM; saving=yes' TERM; touch started\n"
+    'until [ -n "$saving" ]; do sleep 0.02; done; sleep 0.5; exit 75'
+)
+
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 143])
 def test_only_a_stop_after_a_save_is_requeued(tmp_path: Path, code: int) -> None:
@@ -103,10 +109,7 @@ def test_training_that_slurm_has_signalled_itself_is_not_signalled_again(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(tmp_path)
-    slurm.replace_python(
-        "trap 'echo TERM; saving=yes' TERM; touch started\n"
-        'until [ -n "$saving" ]; do sleep 0.02; done; sleep 0.5; exit 75'
-    )
+    slurm.replace_python(_SAVES_FOR_A_WHILE)
     job = slurm.start([], restart_count=0)
     job.wait_for(tmp_path, "started")
     slurm.end_job()
@@ -127,11 +130,7 @@ def test_training_gets_the_signal_once_however_often_slurm_sends_it(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(tmp_path)
-    # Saves for a while, as training does; counts what comes meanwhile.
-    slurm.replace_python(
-        "trap 'echo TERM; saving=yes' TERM; touch started\n"
-        'until [ -n "$saving" ]; do sleep 0.02; done; sleep 0.5; exit 75'
-    )
+    slurm.replace_python(_SAVES_FOR_A_WHILE)
     job = slurm.start([], restart_count=0)
     job.wait_for(tmp_path, "started")
     for _ in range(3):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.small_state import advance, small_state
-from helpers.two_tiers import Machine, train_on
+from helpers.two_tiers import Machine, save_on, train_on
 
 from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
 from resumable_tf.checkpoint.due import Due
@@ -109,9 +109,7 @@ def test_training_goes_on_over_failed_copies_but_the_last_must_succeed(
     state = small_state()
     checkpointer = Checkpointer(here.run_dir, every_steps=2, options=options)
     checkpointer.restore_or_initialize(state)
-    for step in range(1, 6):
-        train_on(state, checkpointer, step)
-        checkpointer.wait()
+    save_on(state, checkpointer, *range(1, 6))
     assert checkpointer.failures.count == 2
     assert (checkpointer.committed_step, checkpointer.durable_step) == (5, 0)
     with pytest.raises(SaveError, match=r"step 4 .*injected"):
@@ -127,16 +125,13 @@ def test_a_save_after_a_rollback_makes_up_for_a_later_step_that_failed(
     state = small_state()
     options = SaveOptions(on_storage_error="continue")
     with Checkpointer(str(tmp_path), every_steps=2, options=options) as checkpointer:
-        train_on(state, checkpointer, 2)
-        checkpointer.wait()
+        save_on(state, checkpointer, 2)
         with monkeypatch.context() as patch:
             patch.setattr(Tier, "write", fail)
-            train_on(state, checkpointer, 8)
-            checkpointer.wait()
+            save_on(state, checkpointer, 8)
         assert checkpointer.failures.count == 3
         checkpointer.restore(state, 2)
-        train_on(state, checkpointer, 4)
-        checkpointer.wait()
+        save_on(state, checkpointer, 4)
         assert checkpointer.failures.last is None
 
 
@@ -328,8 +323,7 @@ def test_the_last_state_is_left_in_the_run_directory(
     state = small_state()
     with here.checkpointer() as checkpointer:
         checkpointer.restore_or_initialize(state)
-        train_on(state, checkpointer, 7)
-        checkpointer.wait()
+        save_on(state, checkpointer, 7)
         assert (checkpointer.committed_step, checkpointer.durable_step) == (7, 5)
         if is_damaged:
             data = here.fast_dir / "checkpoints" / "ckpt-7.data-00000-of-00001"

@@ -6,7 +6,9 @@ forgets it soon, had it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,15 @@ def saver(here: Machine, *, fast_every: int = 1, **arguments: Any) -> Checkpoint
     return Checkpointer(here.run_dir, keep_last=1, options=options, **arguments)
 
 
+@contextlib.contextmanager
+def training(here: Machine, **arguments: Any) -> Iterator[tuple[TrainState, Any]]:
+    """A start of a run, and its end."""
+    state = small_state()
+    with saver(here, **arguments) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        yield state, checkpointer
+
+
 def step_on(
     state: TrainState, checkpointer: Checkpointer, bleu: float | None = None
 ) -> None:
@@ -82,9 +93,7 @@ def test_the_best_reaches_the_run_directory_after_the_copy_under_way(
     here: Machine, store: SlowStore, fast_every: int
 ) -> None:
     """Whether or not the fast tier is saved to at that very step."""
-    state = small_state()
-    with saver(here, fast_every=fast_every) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here, fast_every=fast_every) as (state, checkpointer):
         step_on(state, checkpointer, 25.0)
         step_on(state, checkpointer, 30.0)
         for bleu in (None, 28.0, None):
@@ -109,9 +118,7 @@ def test_the_best_reaches_the_run_directory_after_the_copy_under_way(
 def test_of_several_improvements_the_best_is_copied(
     here: Machine, store: SlowStore
 ) -> None:
-    state = small_state()
-    with saver(here) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here) as (state, checkpointer):
         for bleu in (25.0, 30.0, 29.0, 31.0, 30.5):
             step_on(state, checkpointer, bleu)
         # The RAM disk holds what is copied, what will be, and the newest.
@@ -127,9 +134,7 @@ def test_of_several_improvements_the_best_is_copied(
 def test_an_improvement_whose_copy_fails_does_not_count(
     here: Machine, store: SlowStore
 ) -> None:
-    state = small_state()
-    with saver(here) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 30.0)
         store.fail(1)
         checkpointer.wait()
@@ -144,9 +149,7 @@ def test_an_improvement_whose_copy_fails_does_not_count(
 def test_one_whose_copy_was_put_off_and_fails_does_not_count(
     here: Machine, store: SlowStore
 ) -> None:
-    state = small_state()
-    with saver(here) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 20.0)
         step_on(state, checkpointer, 30.0)
         store.end_copies()
@@ -164,9 +167,7 @@ def test_the_last_checkpoint_goes_before_the_best_when_time_is_short(
     here: Machine, store: SlowStore
 ) -> None:
     """Where the newer one is there already, it stays."""
-    state = small_state()
-    with saver(here) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 25.0)
         step_on(state, checkpointer, 30.0)
         step_on(state, checkpointer)
@@ -184,9 +185,7 @@ def test_what_is_due_anyway_waits_for_its_chance_without_a_save(
     here: Machine, store: SlowStore
 ) -> None:
     """A save by steps that comes due during a copy is of a later step, as ever."""
-    state = small_state()
-    with saver(here, fast_every=100, every_steps=2) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here, fast_every=100, every_steps=2) as (state, checkpointer):
         step_on(state, checkpointer)
         step_on(state, checkpointer, 25.0)
         for _ in range(3):
@@ -202,9 +201,7 @@ def test_what_is_due_anyway_waits_for_its_chance_without_a_save(
 def test_an_improvement_counts_also_where_a_save_by_steps_is_due(
     here: Machine, store: SlowStore
 ) -> None:
-    state = small_state()
-    with saver(here, every_steps=2) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here, every_steps=2) as (state, checkpointer):
         step_on(state, checkpointer, 25.0)
         step_on(state, checkpointer, 30.0)
         step_on(state, checkpointer, 20.0)
@@ -229,9 +226,7 @@ def test_after_a_restart_the_run_directory_is_what_improvements_are_of(
         step_on(state, checkpointer, 25.0)
         checkpointer.wait()
         checkpointer.save(state, metrics={"bleu": 40.0}, in_durable=False).result()
-    state = small_state()
-    with saver(here) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 30.0)
     assert here.steps()[1] == [2]
 
@@ -264,9 +259,7 @@ def test_a_save_that_fails_in_the_fast_tier_is_shown_until_a_copy_is_made(
 def test_a_restore_forgets_what_was_to_be_copied(
     here: Machine, store: SlowStore
 ) -> None:
-    state = small_state()
-    with saver(here) as checkpointer:
-        checkpointer.restore_or_initialize(state)
+    with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 25.0)
         step_on(state, checkpointer, 30.0)
         store.end_copies(9)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.runs import final_tensors, metric_lines, write_corpus
+from helpers.settings import small_run
 
 import resumable_tf as rtf
 from resumable_tf.checkpoint.tier import Tier
@@ -23,28 +24,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.tsv")
 
 
-def _config(run_dir: Path, corpus: Path, **changes: Any) -> rtf.TrainConfig:
-    settings: dict[str, Any] = {
-        "run_dir": str(run_dir),
-        "data": f"tsv:{corpus}",
-        "records": str(corpus.parent / "records"),
-        "row_length": 32,
-        "vocab_size": 150,
-        "batch_size": 8,
-        "stop_step": 6,
-        "save_every_steps": 2,
-        "steps_per_call": 2,
-        "is_deterministic": False,
-        **changes,
-    }
-    return rtf.TrainConfig(**settings)
-
-
 @pytest.fixture(scope="module")
 def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run to which nothing happens."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    rtf.train(_config(run_dir, corpus, log_every_steps=1))
+    rtf.train(small_run(run_dir, corpus, log_every_steps=1))
     return run_dir
 
 
@@ -60,7 +44,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     monkeypatch.setattr(program_module, "TrainSteps", Poisoned)
     with pytest.raises(rtf.NonFiniteLossError, match="the loss of step 5 is nan") as e:
-        rtf.train(_config(tmp_path / "run", corpus))
+        rtf.train(small_run(tmp_path / "run", corpus))
     assert (e.value.first_step, e.value.last_checkpoint) == (5, 4)
     checkpointer = rtf.Checkpointer(str(tmp_path / "run"))
     assert [info.step for info in checkpointer.checkpoints()] == [2, 4]
@@ -94,7 +78,7 @@ def test_training_goes_on_over_a_full_disk_and_ends_as_without(
     monkeypatch.setattr(Tier, "write", failing_write)
     monkeypatch.setattr(MetricsLog, "flush", failing_flush)
     changed = {"on_storage_error": "continue", "log_every_steps": 1}
-    result = rtf.train(_config(tmp_path / "run", corpus, **changed))
+    result = rtf.train(small_run(tmp_path / "run", corpus, **changed))
     assert result.step == 6
     # Step 4 is not tried: its metrics are not written.
     assert written == [2, 6]
@@ -116,7 +100,7 @@ def test_a_training_whose_last_save_fails_has_failed(
 
     monkeypatch.setattr(Tier, "write", fail)
     with pytest.raises(SaveError, match="No space left on device"):
-        rtf.train(_config(tmp_path, corpus, on_storage_error=policy))
+        rtf.train(small_run(tmp_path, corpus, on_storage_error=policy))
 
 
 @pytest.mark.slow
@@ -124,29 +108,29 @@ def test_an_automatic_interval_cuts_no_call_and_changes_no_result(
     corpus: Path, whole: Path, tmp_path: Path
 ) -> None:
     changed: dict[str, Any] = {"save_every_steps": "auto", "steps_per_call": 5}
-    rtf.train(_config(tmp_path / "auto", corpus, **changed))
+    rtf.train(small_run(tmp_path / "auto", corpus, **changed))
     for key, value in final_tensors(whole).items():
         np.testing.assert_array_equal(final_tensors(tmp_path / "auto")[key], value)
-    assert _config(tmp_path, corpus, **changed).save_period_secs is None
-    assert _config(tmp_path, corpus).save_period_secs == 300.0
+    assert small_run(tmp_path, corpus, **changed).save_period_secs is None
+    assert small_run(tmp_path, corpus).save_period_secs == 300.0
 
 
 def test_train_reports_where_it_began_and_a_finished_run_is_left_alone(
     corpus: Path, tmp_path: Path
 ) -> None:
-    first = rtf.train(_config(tmp_path / "run", corpus, stop_step=2))
+    first = rtf.train(small_run(tmp_path / "run", corpus, stop_step=2))
     assert (first.step, first.resumed_from, first.was_finished) == (2, None, False)
-    second = rtf.train(_config(tmp_path / "run", corpus, stop_step=4))
+    second = rtf.train(small_run(tmp_path / "run", corpus, stop_step=4))
     assert (second.step, second.resumed_from, second.was_finished) == (4, 2, False)
-    third = rtf.train(_config(tmp_path / "run", corpus, stop_step=4))
+    third = rtf.train(small_run(tmp_path / "run", corpus, stop_step=4))
     assert (third.step, third.resumed_from, third.was_finished) == (4, 4, True)
 
 
 def test_other_records_in_the_same_run_are_refused(
     corpus: Path, tmp_path: Path
 ) -> None:
-    rtf.train(_config(tmp_path / "run", corpus, stop_step=1))
+    rtf.train(small_run(tmp_path / "run", corpus, stop_step=1))
     other = write_corpus(tmp_path / "other.tsv", seed=8)
     changed = {"data": f"tsv:{other}", "records": str(tmp_path / "records")}
     with pytest.raises(rtf.DataMismatchError, match="cannot resume from step 1"):
-        rtf.train(_config(tmp_path / "run", corpus, **changed))
+        rtf.train(small_run(tmp_path / "run", corpus, **changed))
