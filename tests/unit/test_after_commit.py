@@ -19,9 +19,11 @@ from helpers.two_tiers import Machine, save_on, train_on
 from resumable_tf.checkpoint import Checkpointer, FastTier, SaveOptions
 from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.fast_record import FastRecord
+from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.ownership import Ownership
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.errors import FencedOffError, SaveError
+from resumable_tf.storage import open_storage
 
 
 @pytest.fixture
@@ -173,6 +175,31 @@ def test_a_due_copy_that_could_not_be_begun_is_shown_until_one_is_made(
         assert checkpointer.durable_step == 8
         assert checkpointer.failures.last is None
     assert ended == [True, True]
+
+
+@pytest.mark.parametrize("tiers", ["one", "two"])
+def test_who_has_lost_the_lease_while_it_wrote_uploads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiers: str
+) -> None:
+    """Nor copies: the rightful one may not be so far, and would find files there."""
+    fast = FastTier(tmp_path, every_steps=1) if tiers == "two" else None
+    storage, verify = open_storage(f"memory://{tmp_path.name}/run"), Lease.verify
+
+    def lost(lease: Lease) -> None:
+        if lease._storage.root == storage.root:
+            raise FencedOffError("another process writes to the run")
+        verify(lease)
+
+    state = small_state()
+    checkpointer = Checkpointer(storage, options=SaveOptions(fast_tier=fast))
+    checkpointer.restore_or_initialize(state)
+    monkeypatch.setattr(Lease, "verify", lost)
+    advance(state)
+    with pytest.raises(SaveError, match="another process writes"):
+        checkpointer.save(state)
+        checkpointer.wait()
+    checkpointer.close()
+    assert [name for name in storage.list("checkpoints") if "ckpt-1." in name] == []
 
 
 def test_who_is_fenced_off_after_the_commit_does_not_go_on(
