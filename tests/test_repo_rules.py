@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 40, 7
+# Signs, not limits: a file holds one idea, as a rule in 60 to 300 lines, and nobody
+# cuts one for a counter. Only what has got out of hand meets these.
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 600, 60, 7
 
 LIBRARY = sorted((ROOT / "resumable_tf").rglob("*.py"))
 MODELS = sorted((ROOT / "models").glob("*.py"))
@@ -104,12 +106,12 @@ def level_of(parts: list[str]) -> float:
 
 
 @pytest.mark.parametrize("path", ALL, ids=name_of)
-def test_files_functions_and_signatures_stay_small(path: Path) -> None:
+def test_no_file_function_or_public_signature_gets_out_of_hand(path: Path) -> None:
     found = []
     lines = len(path.read_text(encoding="utf-8").splitlines())
     if lines > MAX_FILE_LINES:
         found.append(f"{lines} lines")
-    for function, _ in functions(path):
+    for function, around in functions(path):
         if (length := num_lines(function)) > MAX_FUNCTION_LINES:
             found.append(f"{function.name}: {length} lines")
         arguments = function.args
@@ -120,7 +122,11 @@ def test_files_functions_and_signatures_stay_small(path: Path) -> None:
             + arguments.kwonlyargs
             if argument.arg not in ("self", "cls")
         ]
-        is_free = is_command(function) or function.name.startswith("test_")
+        is_free = (
+            is_command(function)
+            or function.name.startswith("test_")
+            or not is_public(function, around)
+        )
         if len(names) > MAX_PARAMETERS and not is_free:
             found.append(f"{function.name}: {len(names)} parameters")
     assert not found
