@@ -81,4 +81,4 @@ def test_a_supervised_training_ends_bit_for_bit_as_one_that_nothing_happened_to(
     assert "in never_comes" in errors
     whole = train_args(tmp_path / "whole", corpus, **flags)
     assert run_training(whole).returncode == 0
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert assert_same_run(tmp_path / "run", tmp_path / "whole") > 14

@@ -127,7 +127,7 @@ def attack(
     paths = [
         fetch(f"gs://bucket/{name}", directory / name) for name in ("run", "whole")
     ]
-    assert_same_run(*paths)
+    assert_same_run(*paths, started_as="gs://bucket/run")
     return num_killed
 
 

@@ -2,9 +2,12 @@
 
     expected = plain_fit("mlp")
     result = interrupted_fit("mlp", run_dir, every=3, kills=[5])
+    result = resumed_fit(build("mlp"), run_dir)
 
-Each start builds the program anew, as a new process would. An interruption is an
-exception out of `fit`; that real kills do the same is shown by processes of their own.
+Each start but the first must begin later than at the first batch, or these fail:
+starting over would give the same result. Each start builds the program anew, as a new
+process would. An interruption is an exception out of `fit`; that real kills do the same
+is shown by processes of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from helpers.fit_variants import VARIANTS
-from helpers.keras_programs import PROGRAMS, Program, fresh, result_of
+from helpers.keras_programs import (
+    PROGRAMS,
+    Program,
+    first_batch,
+    fresh,
+    result_of,
+)
+from helpers.starts import StartedOver
 
 import resumable_tf as rtf
 
@@ -53,6 +63,29 @@ def fit(program: Program, callbacks: Sequence[Any]) -> Result:
     return result_of(program.model, history)
 
 
+def resumed_fit(program: Program, run_dir: Any, **settings: Any) -> Result:
+    """Trains an interrupted program to its end; it must not start over.
+
+    Args:
+        program: The program as a new process would make it.
+        run_dir: The run directory.
+        **settings: Of `ResumeCallback`.
+    """
+    return _continue(program, [rtf.ResumeCallback(str(run_dir), **settings)])
+
+
+def _continue(program: Program, callbacks: Sequence[Any]) -> Result:
+    """Trains on; fails, at the end too, if the first batch is the run's first."""
+    begun: list[tuple[int, int]] = []
+    try:
+        return fit(program, [first_batch(begun), *callbacks])
+    finally:
+        if begun and begun[0] == (0, 0):
+            raise StartedOver("began at the first batch of the first epoch")
+        if not begun:
+            raise StartedOver("trained no batch after the interruption")
+
+
 def plain_fit(name: str) -> Result:
     """Returns what `fit` gives without any callback of ours."""
     return fit(build(name), [])
@@ -75,17 +108,18 @@ def interrupted_fit(
         kills: Batches that each start lives, but for the last.
         program: Makes the program in place of the one named.
     """
-    for kill in kills:
+    for number, kill in enumerate(kills):
         made = program() if program else build(name)
         resume = rtf.ResumeCallback(str(run_dir), save_every_steps=every)
+        train = _continue if number else fit
         try:
-            fit(made, [resume, interrupt_after(kill)])
+            train(made, [resume, interrupt_after(kill)])
         except Interrupted:
             wait_for_saves()
         else:
             raise AssertionError(f"{name} ended before batch {kill} of this start")
     made = program() if program else build(name)
-    return fit(made, [rtf.ResumeCallback(str(run_dir), save_every_steps=every)])
+    return resumed_fit(made, run_dir, save_every_steps=every)
 
 
 def wait_for_saves() -> None:

@@ -15,10 +15,12 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from helpers.starts import start_over_if_asked
 
 import resumable_tf as rtf
 
@@ -260,11 +262,34 @@ def result_of(model: Any, history: Any) -> dict[str, np.ndarray]:
     return found | {"h_epoch": np.array(history.epoch)}
 
 
+def first_batch(begun: list[tuple[int, int]]) -> Any:
+    """Returns a callback that notes epoch and batch of the first batch of a `fit`."""
+    epochs = [0]
+
+    def begin_epoch(epoch: int, logs: Any = None) -> None:
+        epochs[0] = epoch
+
+    def begin_batch(batch: int, logs: Any = None) -> None:
+        if not begun:
+            begun.append((epochs[0], int(batch)))
+
+    return keras.callbacks.LambdaCallback(
+        on_epoch_begin=begin_epoch, on_batch_begin=begin_batch
+    )
+
+
+def has_checkpoint(run_dir: str) -> bool:
+    return any(Path(run_dir, "checkpoints").glob("ckpt-*.manifest.json"))
+
+
 def count_batches(path: str, kill_at: int | None, *, pause_secs: float = 0) -> Any:
     """Returns a callback that notes each batch in a file, and kills this process.
 
+    The kill waits until there is a checkpoint: before the first one it would show
+    nothing of a resume.
+
     Args:
-        path: Gets one byte a batch, over all processes.
+        path: Gets one byte a batch, over all processes; beside it are checkpoints.
         kill_at: Batches of this process after which it is killed; None never.
         pause_secs: Makes each batch last longer.
     """
@@ -276,6 +301,8 @@ def count_batches(path: str, kill_at: int | None, *, pause_secs: float = 0) -> A
             file.write(b".")
         time.sleep(pause_secs)
         if batches[0] == kill_at:
+            while not has_checkpoint(os.path.dirname(path)):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     return keras.callbacks.LambdaCallback(on_batch_end=count)
@@ -287,17 +314,25 @@ def main() -> None:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--save-every-steps", type=int, default=3)
     parser.add_argument("--kill-at", type=int)
-    args = parser.parse_args()
+    train(parser.parse_args())
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains; `result.npz` says how it ended, and where this start began."""
+    start_over_if_asked()
     os.makedirs(args.run_dir, exist_ok=True)
     tf.config.experimental.enable_op_determinism()
     program = build(args.name)
+    begun: list[tuple[int, int]] = []
     callbacks = [
         *program.callbacks,
+        first_batch(begun),
         rtf.ResumeCallback(args.run_dir, save_every_steps=args.save_every_steps),
         count_batches(f"{args.run_dir}/batches", args.kill_at),
     ]
     history = program.model.fit(**program.arguments, callbacks=callbacks, verbose=0)
-    np.savez(f"{args.run_dir}/result.npz", **result_of(program.model, history))
+    result = result_of(program.model, history)
+    np.savez(f"{args.run_dir}/result.npz", **result, begun_at=begun[0])
 
 
 if __name__ == "__main__":

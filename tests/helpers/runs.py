@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from helpers.fork_server import ForkServer
+from helpers.starts import assert_continued, keep_notes
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("train_and_die.py")
 
+keep_notes()
 SERVER = ForkServer()
 atexit.register(SERVER.close)
 
@@ -68,7 +70,8 @@ def run_training(
     Args:
         args: Flags of `scripts/train_translation.py`.
         kill_after_step: The process kills itself with SIGKILL once it has completed
-            this many steps, before it can save them.
+            this many steps, before it can save them, and once a save that was due
+            before is committed.
         **env: Additional environment variables.
     """
     if kill_after_step is not None:
@@ -120,8 +123,29 @@ def event_lines(run_dir: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars("loss")]
 
 
-def assert_same_run(run_dir: Path, reference: Path) -> None:
-    """Asserts that two runs ended bit for bit alike: state, losses, evaluation."""
+def assert_same_run(
+    run_dir: Path, reference: Path, *, started_as: str | None = None
+) -> int:
+    """Asserts that a run went on from a checkpoint and ended as one without a break.
+
+    Args:
+        run_dir: What was interrupted.
+        reference: What was not.
+        started_as: The run directory that the training was given, if another.
+
+    Returns:
+        The step that the last start went on from.
+    """
+    begun_at = assert_continued(started_as or run_dir)
+    assert_equal_runs(run_dir, reference)
+    return begun_at
+
+
+def assert_equal_runs(run_dir: Path, reference: Path) -> None:
+    """Asserts that two runs ended bit for bit alike: state, losses, evaluation.
+
+    That proves nothing about a resume, since one that starts over ends alike too.
+    """
     ours, theirs = final_tensors(run_dir), final_tensors(reference)
     assert sorted(ours) == sorted(theirs)
     for key, value in theirs.items():

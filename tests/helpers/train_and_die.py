@@ -3,7 +3,8 @@
 The kill comes from a hook of the loop, when the step is done and not yet saved:
 `KILL_AFTER_STEP=17 python train_and_die.py <flags of train_translation.py>`.
 With `TERM_AFTER_STEP` it gets SIGTERM instead, once. With `KILL_DELAY_SECS` the signal
-comes so much later, wherever the process is then.
+comes so much later, wherever the process is then. A kill waits until the run has a
+checkpoint, if it should have one: before the first, a kill shows nothing of a resume.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import typer
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_translation.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "train_translation.py"
+_MOST_WAIT_SECS = 60
 
 
 def _kill_after(step: int, number: signal.Signals) -> None:
@@ -35,12 +39,27 @@ def _kill_after(step: int, number: signal.Signals) -> None:
         original(self, state, result)
         if state.step >= step and not sent:
             sent.append(number)
+            if number == signal.SIGKILL:
+                _wait_for_first_save(state.step)
             if delay_secs:
                 threading.Timer(delay_secs, send).start()
             else:
                 send()
 
     hooks.LogMetrics.__call__ = call_or_die  # type: ignore[method-assign]
+
+
+def _wait_for_first_save(step: int) -> None:
+    """Waits until the local run directory has a checkpoint, if one was due before."""
+    flags = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
+    run_dir, every = flags.get("--run-dir", "://"), flags.get("--save-every-steps")
+    if "://" in run_dir or every is None or step <= int(every):
+        return
+    ends = time.monotonic() + _MOST_WAIT_SECS
+    while not list(Path(run_dir, "checkpoints").glob("ckpt-*.manifest.json")):
+        if time.monotonic() > ends:
+            raise AssertionError(f"nothing was saved in {run_dir} before step {step}")
+        time.sleep(0.01)
 
 
 def load_script() -> Any:
@@ -58,6 +77,11 @@ def load_script() -> Any:
 
 def train(script: Any) -> None:
     """Does what the script's command line says."""
+    # As a script this file stands in sys.path with its own folder only.
+    sys.path.append(str(ROOT / "tests"))
+    from helpers.starts import watch_loop
+
+    watch_loop()
     for name in ("KILL", "TERM"):
         if f"{name}_AFTER_STEP" in os.environ:
             step = int(os.environ[f"{name}_AFTER_STEP"])

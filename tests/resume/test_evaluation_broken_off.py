@@ -86,18 +86,23 @@ def assert_same(run_dir: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stops", "save_every_steps"),
+    ("stops", "save_every_steps", "resumes_from"),
     [
         # At step 4, where no save is due.
-        ([1], 5),
+        ([1], 5, 4),
         # In the last one, and when it is made up.
-        pytest.param([2, 0], 5, marks=pytest.mark.slow),
+        pytest.param([2, 0], 5, 6, marks=pytest.mark.slow),
         # Where a save is due, when it is made up, and in the one after.
-        pytest.param([0, 0, 2], 2, marks=pytest.mark.slow),
+        pytest.param([0, 0, 2], 2, 6, marks=pytest.mark.slow),
     ],
 )
 def test_a_validation_that_a_stop_breaks_off_is_made_up_for(
-    corpus: Path, whole: Path, tmp_path: Path, stops: list[int], save_every_steps: int
+    corpus: Path,
+    whole: Path,
+    tmp_path: Path,
+    stops: list[int],
+    save_every_steps: int,
+    resumes_from: int,
 ) -> None:
     run_dir = tmp_path / "run"
     settings = config(run_dir, corpus, save_every_steps=save_every_steps)
@@ -110,6 +115,7 @@ def test_a_validation_that_a_stop_breaks_off_is_made_up_for(
             assert (made[0].begun, made[0].after_stop) == (number + 1, 1)
     result = rtf.train(settings)
     assert (result.step, result.was_finished) == (6, False)
+    assert result.resumed_from == resumes_from
     assert_same(run_dir, whole)
 
 

@@ -37,7 +37,7 @@ def test_two_workers_killed_after_a_step_end_bit_for_bit_the_same(
         assert killed[1][0] != 0, killed[1][1]
     for code, output in run_workers(tmp_path / "run", corpus, stop_step=_STOP_STEP):
         assert code == 0, output
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert assert_same_run(tmp_path / "run", tmp_path / "whole") == 4
 
 
 @pytest.mark.slow
@@ -68,4 +68,4 @@ def test_sigterm_to_one_worker_stops_both_at_the_same_step_after_a_save(
             tmp_path / run, corpus, stop_step=_STOP_STEP, flags=flags
         ):
             assert code == 0, output
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert assert_same_run(tmp_path / "run", tmp_path / "whole") == 6

@@ -7,6 +7,7 @@ there, and what is saved went through the client.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_a_pod_that_loses_a_host_says_so_and_continues_bit_for_bit(
         pod.start(1)
         code, output = finish(start_client(pod, client, "run", corpus))
         assert code == 0, output
-        assert "resumed from step" in output
+        assert re.search(r"resumed from step [1-9]", output), output
         for index in range(2):
             assert os.listdir(pod.directory_of(index)) == ["records"]
     assert_same_run(client / "run", client / "whole")
