@@ -31,7 +31,7 @@ def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.S | re.M)
 
 
-def _shell(command: str, **variables: str) -> str:
+def _shell(command: str, *, with_errors: bool = False, **variables: str) -> str:
     """Runs a command of the README with this Python first on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -44,7 +44,7 @@ def _shell(command: str, **variables: str) -> str:
         timeout=570,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return done.stdout + (done.stderr if with_errors else "")
 
 
 class _Task:
@@ -52,7 +52,12 @@ class _Task:
 
     sigterm_in_step = 0
 
-    def __init__(self) -> None:
+    def __init__(self, *, shift: float = 0.0) -> None:
+        """Builds it; with a `shift` all initial values are others.
+
+        A start that should continue begins with others: if it started over, its end
+        would be another too.
+        """
         tf.keras.utils.set_random_seed(3)
         rows = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
         dataset = tf.data.Dataset.from_tensor_slices((rows, rows[:, :1]))
@@ -65,6 +70,8 @@ class _Task:
                 tf.keras.layers.Dense(1),
             ]
         )
+        for variable in self.model.trainable_variables:
+            variable.assign_add(tf.fill(variable.shape, shift))
         self.model.compile("adam", "mse")
         self.optimizer = self.model.optimizer
 
@@ -102,8 +109,9 @@ class _Task:
 def test_the_loop_of_the_readme_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole = _Task().run_snippet(1, tmp_path / "whole", 37)
     for stop_step in (10, 20, 30):  # Multiples of every_steps: all is saved.
-        _Task().run_snippet(1, tmp_path / "pieces", stop_step)
-    pieces = _Task().run_snippet(1, tmp_path / "pieces", 37)
+        task = _Task(shift=float(stop_step > 10))
+        task.run_snippet(1, tmp_path / "pieces", stop_step)
+    pieces = _Task(shift=1.0).run_snippet(1, tmp_path / "pieces", 37)
     for one, other in zip(pieces, whole, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -116,7 +124,9 @@ def test_the_guarded_loop_trains_as_the_one_without_and_stops_when_asked(
     stopped.sigterm_in_step = 7
     with pytest.raises(rtf.Preempted, match="saved step 7 and stopped"):
         stopped.run_snippet(0, tmp_path / "run", 20, page=SUPERVISOR_PAGE)
-    guarded = _Task().run_snippet(0, tmp_path / "run", 20, page=SUPERVISOR_PAGE)
+    guarded = _Task(shift=1.0).run_snippet(
+        0, tmp_path / "run", 20, page=SUPERVISOR_PAGE
+    )
     for one, other in zip(plain, guarded, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -143,7 +153,7 @@ def test_the_fit_of_the_readme_trains_once_and_then_is_finished(tmp_path: Path) 
     first = _Task().run_snippet(0, tmp_path / "run", 0)
     checkpoints = rtf.Checkpointer(str(tmp_path / "run")).checkpoints()
     assert [info.step for info in checkpoints] == [100]
-    again = _Task().run_snippet(0, tmp_path / "run", 0)
+    again = _Task(shift=1.0).run_snippet(0, tmp_path / "run", 0)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -164,7 +174,7 @@ def test_the_commands_train_export_translate_and_evaluate(tmp_path: Path) -> Non
     assert re.search(r"^\s*20 +0 +20 ", _shell(ls), flags=re.M)
     assert "model/decoder_norm" in _shell(inspect)
     assert re.search(r"^step 20: good, 2 files", _shell(verify), flags=re.M)
-    _shell(supervise)
+    assert "resumed from step 20" in _shell(supervise, with_errors=True)
     assert re.search(r"^\s*24 +0 +24 ", _shell(ls), flags=re.M)
     (snippet,) = _blocks(FORMAT_PAGE, "python")
     assert "runs/demo/checkpoints" in snippet
@@ -196,5 +206,6 @@ def test_make_train_goes_from_the_corpus_to_translations_and_continues(
     assert re.search(r"^BLEU \d", first, flags=re.M)
     assert re.search(r"^chrF \d", first, flags=re.M)
     assert first.count("ours       ") == 2
-    again = _shell(f'{make} ARGS="--stop-step 24"')
+    again = _shell(f'{make} ARGS="--stop-step 24"', with_errors=True)
+    assert "resumed from step 20" in again
     assert "exported step 24" in again

@@ -25,7 +25,8 @@ class FaultyStorage:
 
     Modes: "raise" raises OSError instead of the operation (with `number`, a certain
     one; with `num_faults`, at so many operations in a row), "kill" ends the process
-    with SIGKILL instead of it, "truncate" cuts what is written in half, "delay" waits
+    with SIGKILL instead of it, "truncate" cuts what is written in half, or the file
+    that is synchronised, as a disk that loses it and says nothing; "delay" waits
     for `delay_secs` first, "term" sends this process SIGTERM first, and SIGKILL at the
     operation `number` later, if that is given.
     """
@@ -53,6 +54,8 @@ class FaultyStorage:
         self._number = number
         self._num_faults = num_faults
         self.log: list[str] = []
+        self.cut: list[str] = []
+        """Files that were cut off when they had been written, not while."""
 
     @property
     def root(self) -> str:
@@ -125,8 +128,12 @@ class FaultyStorage:
         return self._storage.list(directory)
 
     def sync(self, name: str) -> None:
-        self._operate("sync", name)
+        is_cut = self._operate("sync", name)
         self._storage.sync(name)
+        path = self._storage.local_path(name)
+        if is_cut and path is not None and os.path.isfile(path):
+            self.cut.append(name)
+            os.truncate(path, os.path.getsize(path) // 2)
 
     def remove_partial_writes(self, directory: str) -> None:
         self._operate("remove_partial_writes", directory)

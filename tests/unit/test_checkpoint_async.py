@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.saved_runs import broken, save_steps
+from helpers.saved_runs import save_steps
 from helpers.small_state import (
     advance,
     assert_at_step,
@@ -18,10 +18,31 @@ from helpers.small_state import (
 )
 
 from resumable_tf.checkpoint import Checkpointer, SaveOptions, bundle
-from resumable_tf.errors import (
-    SaveError,
-    UsageError,
-)
+from resumable_tf.errors import SaveError, UsageError
+from resumable_tf.storage import LocalStorage, Storage
+
+
+class Failing(LocalStorage):
+    """Fails once while a checkpoint is written; everything before succeeds."""
+
+    has_failed = False
+
+    def sync(self, name: str) -> None:
+        if not self.has_failed and "ckpt-" in name:
+            self.has_failed = True
+            raise OSError(f"injected: {name}")
+        super().sync(name)
+
+
+def failing(directory: Path) -> Failing:
+    return Failing(str(directory))
+
+
+def begun(storage: Storage, state: Any, **arguments: Any) -> Checkpointer:
+    """Returns the checkpointer of a run that begins, as a user's loop does."""
+    checkpointer = Checkpointer(storage, **arguments)
+    checkpointer.restore_or_initialize(state)
+    return checkpointer
 
 
 def test_training_goes_on_while_a_save_is_held_up(
@@ -79,8 +100,7 @@ def test_a_new_save_waits_for_the_one_before(
 
 def test_a_failed_save_raises_at_the_next_call_and_only_once(tmp_path: Path) -> None:
     state = small_state()
-    checkpointer = Checkpointer(broken(tmp_path, 3), every_steps=1)
-    checkpointer._is_restored = True
+    checkpointer = begun(failing(tmp_path), state, every_steps=1)
     handle = checkpointer.save(state)
     while not handle.done():
         pass
@@ -93,39 +113,37 @@ def test_a_failed_save_raises_at_the_next_call_and_only_once(tmp_path: Path) -> 
 
 
 def test_a_failure_that_was_fetched_is_not_raised_again(tmp_path: Path) -> None:
-    with Checkpointer(broken(tmp_path, 3)) as checkpointer:
-        checkpointer._is_restored = True
+    state = small_state()
+    with begun(failing(tmp_path), state) as checkpointer:
         with pytest.raises(SaveError):
-            checkpointer.save(small_state()).result()
+            checkpointer.save(state).result()
 
 
 def test_a_failed_save_raises_at_the_end_of_the_block(tmp_path: Path) -> None:
+    state = small_state()
     with (
         pytest.raises(SaveError, match="injected"),
-        Checkpointer(broken(tmp_path, 3)) as checkpointer,
+        begun(failing(tmp_path), state) as checkpointer,
     ):
-        checkpointer._is_restored = True
-        checkpointer.save(small_state())
+        checkpointer.save(state)
 
 
 def test_a_failed_save_does_not_hide_the_blocks_own_error(tmp_path: Path) -> None:
+    state = small_state()
     with (
         pytest.raises(ZeroDivisionError) as caught,
-        Checkpointer(broken(tmp_path, 3)) as checkpointer,
+        begun(failing(tmp_path), state) as checkpointer,
     ):
-        checkpointer._is_restored = True
-        checkpointer.save(small_state())
+        checkpointer.save(state)
         raise ZeroDivisionError
     assert isinstance(caught.value.__context__, SaveError)
 
 
 def test_synchronous_saves_raise_at_once(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(
-        broken(tmp_path, 3), options=SaveOptions(asynchronous=False)
-    )
-    checkpointer._is_restored = True
+    state, options = small_state(), SaveOptions(asynchronous=False)
+    checkpointer = begun(failing(tmp_path), state, options=options)
     with pytest.raises(SaveError, match="injected"):
-        checkpointer.save(small_state())
+        checkpointer.save(state)
     checkpointer.close()
 
 
