@@ -27,7 +27,7 @@ SELECT ?=
 OLD := $(VENV)-old
 TPU_CLIENT := $(VENV)-tpu-client
 
-.PHONY: train test test-slow test-legacy test-old test-tpu-client proof lint format clean help
+.PHONY: golden-run train test test-slow test-legacy test-old test-tpu-client proof lint format clean help
 
 help:
 	@sed -n 's/^# //p' Makefile | head -5
@@ -69,6 +69,10 @@ $(TPU_CLIENT)/installed: setup.cfg
 
 proof: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
+
+# The run directory under tests/golden, after a change of the checkpoint format.
+golden-run: $(VENV)/installed-test
+	PYTHONPATH=.:tests $(BIN)/python -m helpers.make_golden_run
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
