@@ -1,5 +1,6 @@
 # make train    set up, train on the embedded corpus, evaluate, export, translate
 # make test     set up, lint, type-check, test
+#               proof, proof-part: all that CI has no time for, and a tenth of it
 #               test-legacy, test-old: the resume tests on tf_keras, TensorFlow 2.19
 #               test-tpu-client: the TPU API's client, in an environment of its own
 # Both do all the set-up on a machine with git, make and Python 3.10 to 3.13.
@@ -24,13 +25,20 @@ RESUME_TESTS := tests/resume/test_fit_resume.py tests/crash/test_fit_killed.py \
 # All that CI has no time for is left out: MARKS="not proof" runs the slow ones too.
 MARKS ?= not slow and not proof and not tpu
 SELECT ?=
+# Most tests wait for processes of their own, so as many run at once as there are
+# processors (eight at most: each worker imports TensorFlow). A file's tests stay
+# together, for what they share. PARALLEL= runs them one after another, as the slow ones
+# and the proof always are: these keep several processors busy themselves.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
+# Which share of the proof .ci/run takes: K/N, or auto/N, chosen by the commit's hash.
+PART ?= auto/10
 OLD := $(VENV)-old
 TPU_CLIENT := $(VENV)-tpu-client
 
-.PHONY: golden-run train test test-slow test-legacy test-old test-tpu-client proof lint format clean help
+.PHONY: golden-run proof-part train test test-slow test-legacy test-old test-tpu-client proof lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 train: $(VENV)/installed
 	$(BIN)/python scripts/train_translation.py --run-dir $(RUN_DIR) $(ARGS)
@@ -39,7 +47,7 @@ train: $(VENV)/installed
 	    --records $(RECORDS) --beam $(BEAM) --show 5 $(EVAL_ARGS)
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "slow and not proof and not tpu" $(TEST_ARGS)
@@ -69,6 +77,10 @@ $(TPU_CLIENT)/installed: setup.cfg
 
 proof: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
+
+# A share of the proof, another one for each commit; says which.
+proof-part: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "proof and not tpu" --proof-part=$(PART) $(TEST_ARGS)
 
 # The run directory under tests/golden, after a change of the checkpoint format.
 golden-run: $(VENV)/installed-test

@@ -4,7 +4,9 @@ import gc
 import os
 from collections.abc import Iterator
 
+import proof_part
 import pytest
+from helpers.counts import COUNTED
 from helpers.fake_gcs import FakeGcs
 from hypothesis import settings
 
@@ -18,6 +20,37 @@ os.environ["NO_GCE_CHECK"] = "true"
 # Two busy cores: a slow example is no failure. The same examples at every start.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    proof_part.add_option(parser)
+    parser.addoption(
+        "--start-over",
+        action="store_true",
+        help="take the restore out: each test of a resume must fail",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--start-over"):
+        from helpers.starts import START_OVER, start_over_if_asked
+
+        os.environ[START_OVER] = "1"
+        start_over_if_asked()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    proof_part.select(config, items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in COUNTED:
+        terminalreporter.write_line(line)
+    if text := proof_part.said(terminalreporter.config):
+        terminalreporter.write_line(text)
 
 
 @pytest.fixture

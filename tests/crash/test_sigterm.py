@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.counts import count
 
 TESTS = Path(__file__).parent.parent
 pytestmark = pytest.mark.crash
@@ -35,6 +36,7 @@ def run_matrix(directory: Path, *flags: str) -> dict[str, int]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    count(f"SIGTERM, ends by code {found}: {' '.join(flags)}")
     return found
 
 

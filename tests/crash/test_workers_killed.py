@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from helpers.counts import count
 from helpers.fake_gcs import FakeGcs
 from helpers.runs import (
     assert_same_run,
@@ -172,12 +173,15 @@ def test_a_worker_whose_chief_falls_silent_ends_by_itself(tmp_path: Path) -> Non
             process.communicate()
 
 
+# In pieces, since a tenth of the proof has to fit into CI: each kills a training of its
+# own so many times.
 @pytest.mark.proof
 @pytest.mark.crash
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(2, 12))
 @pytest.mark.parametrize("group", [2, 4], indirect=True)
 def test_fifty_kills_of_a_cluster_resume_exactly(
-    group: WorkerGroup, fake_gcs: FakeGcs, tmp_path: Path
+    group: WorkerGroup, fake_gcs: FakeGcs, tmp_path: Path, seed: int
 ) -> None:
-    num_killed = attack(group, fake_gcs, tmp_path, num_kills=50, seed=2)
-    print(f"{group.num_workers} workers: 50 kills, {num_killed} processes, exact")
+    num_killed = attack(group, fake_gcs, tmp_path, num_kills=5, seed=seed)
+    count(f"{group.num_workers} workers: 5 kills, {num_killed} processes, exact")

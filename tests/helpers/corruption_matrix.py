@@ -116,17 +116,33 @@ class Matrix:
         return small_state(size=self._size)
 
     def run(
-        self, *, level: str, kinds: Sequence[str] = KINDS
+        self,
+        *,
+        level: str,
+        kinds: Sequence[str] = KINDS,
+        piece: tuple[int, int] = (0, 1),
     ) -> dict[str, dict[str, int]]:
-        """Goes through the cases of a level; returns the outcomes by class of file."""
+        """Goes through the cases of a level.
+
+        Args:
+            level: How many there are.
+            kinds: The files that are damaged.
+            piece: K of N: each N-th case, from the K-th.
+
+        Returns:
+            The outcomes by class of file.
+        """
         # No power is cut here: what is written need not reach the disk.
         with mock.patch("os.fsync"):
-            return self._run(level, kinds)
+            return self._run(level, kinds, piece)
 
-    def _run(self, level: str, kinds: Sequence[str]) -> dict[str, dict[str, int]]:
+    def _run(
+        self, level: str, kinds: Sequence[str], piece: tuple[int, int]
+    ) -> dict[str, dict[str, int]]:
         counts: dict[str, collections.Counter[str]] = {}
         failures: list[str] = []
         cases = [case for case in self.cases(level) if case.kind in kinds]
+        cases = cases[piece[0] :: piece[1]]
         for number, case in enumerate(cases):
             goes_on = level != "all" or number % GO_ON_EVERY == 0
             try:

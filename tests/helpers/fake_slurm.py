@@ -116,6 +116,10 @@ class FakeSlurm:
     def end_job(self) -> None:
         """Ends the job as `scancel` and the time limit do: first its state."""
         self._state.write_text("COMPLETING\n")
+        is_held = (self._folder / "hold").exists()
+        # A task that has begun may be noted a moment later.
+        while not is_held and not self._task.exists():
+            time.sleep(0.01)
         if self._task.exists():
             os.kill(int(self._task.read_text()), signal.SIGTERM)
 

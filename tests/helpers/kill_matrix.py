@@ -208,6 +208,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("directory")
     parser.add_argument("--saves", type=int, default=1)
     parser.add_argument("--size", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="of the operations")
     parser.add_argument("--every", type=int, default=1, help="leave out operations")
     parser.add_argument("--timed", type=int, default=0)
     parser.add_argument("--scene", choices=list(STARTS), default="save")
@@ -278,7 +279,7 @@ def main() -> None:
     num_killed = 0
     with open_place(settings) as place:
         prepare(place.base, settings)
-        for number in range(0, settings.timed or NEVER, settings.every):
+        for number in range(settings.first, settings.timed or NEVER, settings.every):
             with place.copy(number) as url:
                 if settings.timed:
                     delay = 0.5 * number / settings.timed

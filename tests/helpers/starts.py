@@ -10,7 +10,8 @@ have begun later. What is noted is the step that the loop really began with, not
 the library says of it.
 
 With `START_OVER` in its environment a training finds no checkpoint: every test of a
-resume must fail then. `test_proofs_see_the_resume.py` looks at that.
+resume must fail then. `test_proofs_see_the_resume.py` looks at that, and
+`pytest --start-over` sets it.
 """
 
 from __future__ import annotations

@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("directory")
     parser.add_argument("--scheme", choices=["local", "gs"], required=True)
     parser.add_argument("--saves", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--again", action="store_true")
     settings = parser.parse_args()
@@ -237,7 +238,7 @@ def main() -> None:
     num_killed = 0
     with open_places(settings) as places:
         prepare(places)
-        for number in range(0, NEVER, settings.stride):
+        for number in range(settings.first, NEVER, settings.stride):
             places.reset("before")
             stop_step = FIRST_STEP + settings.saves
             is_killed = attack(
