@@ -295,10 +295,8 @@ def test_after_the_end_the_run_directory_has_the_newest_that_was_asked_for(
     """Copies and saves end after certain steps only; at the end all of them do."""
     root = f"memory://put-off-{next(numbers)}"
     run = InMemory(open_storage(f"{root}/run"), fail_at=-1)
-    fast = None
-    if fast_every is not None:
-        in_ram = InMemory(open_storage(f"{root}/fast"), fail_at=-1)
-        fast = FastTier(in_ram, every_steps=fast_every)
+    in_ram = InMemory(open_storage(f"{root}/fast"), fail_at=-1)
+    fast = None if fast_every is None else FastTier(in_ram, every_steps=fast_every)
     options = SaveOptions(
         save_when=[rtf.OnImprovement("bleu")], fast_tier=fast, when_busy=when_busy
     )
