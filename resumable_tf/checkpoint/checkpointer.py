@@ -28,6 +28,7 @@ from resumable_tf.checkpoint.retention import keep_all_of
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
 from resumable_tf.checkpoint.saving import SaveNow, Saving
 from resumable_tf.checkpoint.schedule import save_when
+from resumable_tf.checkpoint.storage_errors import tells_storage_errors
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tiers import make_tiers
 from resumable_tf.checkpoint.writer import SaveHandle
@@ -84,6 +85,7 @@ class Checkpointer:
         self._changes = BatchSizeChanges(self.storage, self._config, options.clock)
         self._saving = Saving(self._tiers, self._due, self.failures, options)
 
+    @tells_storage_errors
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
     ) -> CheckpointInfo | None:
@@ -95,9 +97,8 @@ class Checkpointer:
 
         Args:
             state: The live objects; not touched unless all of them fit.
-            allow_batch_size_change: Whether to go on with another global batch size
-                than before; that is recorded in the lineage of run.json, and later
-                starts need not ask for it again. No row is skipped or read twice.
+            allow_batch_size_change: Whether to go on with another global batch size;
+                run.json records it for later starts. No row is skipped or read twice.
 
         Returns:
             What was restored, None if the run begins now.
@@ -109,6 +110,7 @@ class Checkpointer:
             DataMismatchError: If the data is not the saved one.
             FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to the run and is alive.
+            StorageError: If the storage fails, or has links where none may be.
         """
         self._begin(allow_batch_size_change)
         self._tiers.begin()
@@ -124,6 +126,7 @@ class Checkpointer:
         self._changes.record(step=state.step)
         return info
 
+    @tells_storage_errors
     def restore(
         self,
         state: TrainState,
@@ -133,9 +136,8 @@ class Checkpointer:
     ) -> CheckpointInfo:
         """Restores a checkpoint that must be there; only reads the run directory.
 
-        So it may be used beside a training that is under way, to evaluate or export.
-        If training goes on from it, the next save moves newer ones out of the way, to
-        `checkpoints/superseded`.
+        So it may be used beside a training that is under way. If training goes on from
+        it, the next save moves newer ones to `checkpoints/superseded`.
 
         Args:
             state: The live objects; not touched unless all of them fit.
@@ -207,8 +209,7 @@ class Checkpointer:
 
         Args:
             state: The live objects, between two steps.
-            metrics: Finite numbers to keep in the manifest, and for the policies that
-                look at them.
+            metrics: Finite numbers for the manifest and policies that look at them.
 
         Returns:
             The save's handle, None if none was due, or none could be begun.
@@ -290,8 +291,7 @@ class Checkpointer:
         """Raises what an earlier save left, without waiting for one in flight.
 
         Raises:
-            SaveError: If the last save has failed, nobody has heard of it, and
-                `on_storage_error` says to stop.
+            SaveError: If nobody has heard of it, and `on_storage_error` says to stop.
         """
         self._saving.raise_failure()
 
