@@ -86,6 +86,11 @@ class Lease:
         self._renewed_at = 0.0
         self._stop = threading.Event()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken and not given back; another may have it by now."""
+        return self._record is not None
+
     def take(self) -> None:
         """Takes the lease, unless it is held already.
 
