@@ -75,7 +75,11 @@ $(TPU_CLIENT)/installed: setup.cfg
 	$(TPU_CLIENT)/bin/python -m pip install --quiet --no-deps "cloud-tpu-client==0.10"
 	touch $@
 
+# Kills by system call need strace: installed where that is possible, and without it
+# their tests fail.
 proof: $(VENV)/installed-test
+	command -v strace >/dev/null || apt-get install -y strace || \
+	    { apt-get update && apt-get install -y strace; } || true
 	$(BIN)/python -m pytest -m "proof and not tpu" $(TEST_ARGS)
 
 # A share of the proof, another one for each commit; says which.

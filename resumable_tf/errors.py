@@ -110,6 +110,10 @@ class NoCheckpointError(ResumableError, FileNotFoundError):
     """There is no committed checkpoint where one is needed."""
 
 
+class StorageError(ResumableError, OSError):
+    """A run directory or a fast tier that can't be used as it is."""
+
+
 class SaveError(ResumableError, OSError):
     """A checkpoint could not be written, or what follows its commit; it says which."""
 

@@ -246,6 +246,7 @@ def _set_up_logging() -> None:
 
 def _run(settings: dict[str, Any]) -> int:
     """Trains and returns the exit code."""
+    from resumable_tf.checkpoint.storage_errors import describe_storage_error
     from resumable_tf.training.allocator import keep_freed_memory
     from resumable_tf.training.config import TrainConfig
     from resumable_tf.training.preemption import Preempted
@@ -274,6 +275,10 @@ def _run(settings: dict[str, Any]) -> int:
         return (
             EXIT_USAGE if isinstance(error, UsageError | MismatchError) else EXIT_FAILED
         )
+    except OSError as error:
+        name = type(error).__name__
+        _console.print(f"{name}: {describe_storage_error(error)}", markup=False)
+        return EXIT_FAILED
     if result.was_finished:
         _console.print(f"{result.run_dir} is already finished at step {result.step}.")
     else:

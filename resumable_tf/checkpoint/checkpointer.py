@@ -14,8 +14,7 @@ next call, and at the latest when the `with` block ends.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from resumable_tf.checkpoint import audited
 from resumable_tf.checkpoint.draft import draft_manifest
@@ -27,16 +26,15 @@ from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.restoring import restore_existing, restore_newest
 from resumable_tf.checkpoint.retention import keep_all_of
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
-from resumable_tf.checkpoint.saving import Saving
+from resumable_tf.checkpoint.saving import SaveNow, Saving
 from resumable_tf.checkpoint.schedule import save_when
+from resumable_tf.checkpoint.storage_errors import tells_storage_errors
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tiers import make_tiers
 from resumable_tf.checkpoint.writer import SaveHandle
 from resumable_tf.errors import SaveError, UsageError
 from resumable_tf.state import TrainState
 from resumable_tf.storage import Storage, open_storage
-
-_Info = TypeVar("_Info", CheckpointInfo, CheckpointInfo | None)
 
 
 class Checkpointer:
@@ -82,12 +80,12 @@ class Checkpointer:
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
         self._options = options
         self._config = None if config is None else dict(config)
-        self._clock = options.clock
         durable = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))
         self._tiers = make_tiers(durable, options, self.failures.succeeded)
-        self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
+        self._changes = BatchSizeChanges(self.storage, self._config, options.clock)
         self._saving = Saving(self._tiers, self._due, self.failures, options)
 
+    @tells_storage_errors
     def restore_or_initialize(
         self, state: TrainState, *, allow_batch_size_change: bool = False
     ) -> CheckpointInfo | None:
@@ -99,9 +97,8 @@ class Checkpointer:
 
         Args:
             state: The live objects; not touched unless all of them fit.
-            allow_batch_size_change: Whether to go on with another global batch size
-                than before; that is recorded in the lineage of run.json, and later
-                starts need not ask for it again. No row is skipped or read twice.
+            allow_batch_size_change: Whether to go on with another global batch size;
+                run.json records it for later starts. No row is skipped or read twice.
 
         Returns:
             What was restored, None if the run begins now.
@@ -113,6 +110,7 @@ class Checkpointer:
             DataMismatchError: If the data is not the saved one.
             FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to the run and is alive.
+            StorageError: If the storage fails, or has links where none may be.
         """
         self._begin(allow_batch_size_change)
         self._tiers.begin()
@@ -128,6 +126,7 @@ class Checkpointer:
         self._changes.record(step=state.step)
         return info
 
+    @tells_storage_errors
     def restore(
         self,
         state: TrainState,
@@ -137,9 +136,8 @@ class Checkpointer:
     ) -> CheckpointInfo:
         """Restores a checkpoint that must be there; only reads the run directory.
 
-        So it may be used beside a training that is under way, to evaluate or export.
-        If training goes on from it, the next save moves newer ones out of the way, to
-        `checkpoints/superseded`.
+        So it may be used beside a training that is under way. If training goes on from
+        it, the next save moves newer ones to `checkpoints/superseded`.
 
         Args:
             state: The live objects; not touched unless all of them fit.
@@ -156,7 +154,8 @@ class Checkpointer:
         self._begin(allow_batch_size_change)
         may = self._changes.may_change
         found = restore_existing(self._tiers, state, step=step, may_change=may)
-        return self._restored(state, found)
+        self._restored(state, found)
+        return found
 
     @property
     def committed_step(self) -> int | None:
@@ -187,8 +186,7 @@ class Checkpointer:
     ) -> bool:
         """Returns whether to save after `step` completed steps.
 
-        What is due while a save is in flight may be skipped or put off
-        (`SaveOptions.when_busy`). An automatic interval measures steps by these calls.
+        An automatic interval measures steps by these calls.
 
         Args:
             step: Completed steps.
@@ -211,20 +209,19 @@ class Checkpointer:
 
         Args:
             state: The live objects, between two steps.
-            metrics: Finite numbers to keep in the manifest, and for the policies that
-                look at them.
+            metrics: Finite numbers for the manifest and policies that look at them.
 
         Returns:
             The save's handle, None if none was due, or none could be begun.
 
         Raises:
-            SaveError: If the save before has failed, and `on_storage_error` says to
-                stop.
+            SaveError: As `raise_failure`.
         """
         self.raise_failure()
-        audited.note_step(state, wait=self.wait)
+        audited.note_step(state, wait=self._saving.wait)
         epoch, _ = state.position()
         if not self.should_save(state.step, epoch=epoch, metrics=metrics):
+            self._saving.pass_over(state, metrics)
             return None
         return self.save_due(state, metrics=metrics)
 
@@ -251,7 +248,7 @@ class Checkpointer:
             return None
 
     def put_off(self, state: TrainState) -> None:
-        """Leaves out a save at this step that a policy may want."""
+        """Leaves out what is due at this step, or was before."""
         self._due.put_off(state)
 
     def save(
@@ -272,8 +269,8 @@ class Checkpointer:
                 tier; without one it always does.
 
         Returns:
-            The save's handle; `handle.result()` waits for the commit. With a fast tier
-            it is the commit there; `wait` waits for the one in the run directory too.
+            The save's handle; `handle.result()` waits for the commit, with a fast tier
+            the one there.
 
         Raises:
             SaveError: If the save before has failed, and `on_storage_error` says to
@@ -294,31 +291,32 @@ class Checkpointer:
         """Raises what an earlier save left, without waiting for one in flight.
 
         Raises:
-            SaveError: If the last save has failed, nobody has heard of it, and
-                `on_storage_error` says to stop.
+            SaveError: If nobody has heard of it, and `on_storage_error` says to stop.
         """
         self._saving.raise_failure()
 
-    def wait(self, *, for_copy: bool = True) -> None:
-        """Waits for the save in flight; with `for_copy` in all tiers.
+    def wait(self, *, for_due: bool = True, for_copy: bool = True) -> None:
+        """Waits for the save in flight, and makes what was due and put off.
+
+        Args:
+            for_due: Whether to make that.
+            for_copy: Whether to care for the run directory too, with a fast tier.
 
         Raises:
             SaveError: If it has failed, and `on_storage_error` says to stop.
         """
         self._saving.wait(for_copy=for_copy)
+        if for_due and for_copy:
+            self._saving.make_up(self._save)
 
     def close(self) -> None:
-        """Waits for the save in flight; nothing can be saved afterwards.
+        """Does as `wait` does; nothing can be saved afterwards.
 
         Raises:
             SaveError: If it has failed, if the last save before has failed and training
                 went on over it, or if the run could not be given back.
         """
-        self._is_closed = True
-        try:
-            self._saving.end()
-        finally:
-            self._tiers.end()
+        self._end(self._save)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Returns the committed checkpoints of all tiers, each once, oldest first."""
@@ -332,35 +330,37 @@ class Checkpointer:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Closes; a failed save never hides an error of the block itself.
 
         Raises:
             SaveError: If the save in flight has failed and the block has not.
         """
         try:
-            self.close()
+            # What has failed may have been in the middle of a step.
+            self._end(self._save if error is None else None)
         except SaveError as save_error:
             if error is None:
                 raise
             attach(error, save_error)
 
+    def _end(self, save: SaveNow | None) -> None:
+        try:
+            self._saving.end(save)
+        finally:
+            self._is_closed = True
+            self._tiers.end()
+
     def _begin(self, allow_batch_size_change: bool) -> None:
         """Waits for the save in flight and compares the settings."""
-        self.wait()
+        self._saving.wait()
         audited.check_run_dir(self.storage.root)
         self._changes.begin(is_allowed=allow_batch_size_change)
 
-    def _restored(self, state: TrainState, info: _Info) -> _Info:
+    def _restored(self, state: TrainState, info: CheckpointInfo | None) -> None:
         self._is_restored = True
         self._saving.restored(state, info)
         audited.note_restored(state, is_new=info is None)
-        return info
 
     def _check_may_save(self) -> None:
         """Refuses a save that would not continue this run.
@@ -388,12 +388,12 @@ class Checkpointer:
         """Takes a snapshot and begins to write it, to the tiers that are due."""
         stopped_secs = self._options.elapsed()
         self._check_may_save()
-        audited.note_step(state, wait=self.wait)
+        audited.note_step(state, wait=self._saving.wait)
         self._changes.record(step=self._due.last_step)
         self._saving.make_way(state, in_durable=in_durable)
         fingerprint = None if self._config is None else fingerprint_of(self._config)
         draft = draft_manifest(
-            state, metrics=metrics, config=fingerprint, time=self._clock()
+            state, metrics=metrics, config=fingerprint, time=self._options.clock()
         )
         return self._saving.begin(
             state, draft, in_durable=in_durable, stopped_secs=stopped_secs

@@ -98,6 +98,12 @@ class Copies:
         return {step for step in steps if step is not None}
 
     @property
+    def waiting_step(self) -> int:
+        """The step that `start_next` will copy, 0 if there is none."""
+        waiting = self._waiting
+        return 0 if waiting is None else waiting.step
+
+    @property
     def is_behind(self) -> bool:
         """Whether a copy that was due failed or was not begun, and none since was."""
         return self._missed_step is not None

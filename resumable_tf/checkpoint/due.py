@@ -56,6 +56,17 @@ class Due:
         return max(one.last_step for one in self._all(True))
 
     @property
+    def asked_step(self) -> int | None:
+        """The newest step that was due in the durable tier, and was not saved since."""
+        return self._durable.asked_step
+
+    @property
+    def asked_anywhere(self) -> int | None:
+        """The same for all tiers."""
+        asked = [one.asked_step for one in self._all(True)]
+        return max((step for step in asked if step is not None), default=None)
+
+    @property
     def needs_metrics(self) -> bool:
         """Whether a policy compares with the metrics of earlier checkpoints."""
         return self._durable.needs_metrics
@@ -143,6 +154,15 @@ class Due:
         self._found, self._is_found_for_later = None, False
         for one in self._all(in_durable):
             one.put_off(state)
+
+    def made_up(self, step: int) -> None:
+        """Takes note that what was put off is in the durable tier now.
+
+        Args:
+            step: Of the checkpoint that was copied there.
+        """
+        self._found = None
+        self._durable.made_up(step)
 
     def timed(self, job: Callable[[], _T]) -> Callable[[], _T]:
         """Returns the same job of the writer, which notes when it is over.

@@ -118,6 +118,8 @@ def _may_exist(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except OverflowError:  # No process has such a number.
+        return False
     except OSError:
         return True  # Another user's, and /proc hides those.
     return True

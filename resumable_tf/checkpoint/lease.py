@@ -15,7 +15,7 @@ it can't renew it, and so can't commit.
 from __future__ import annotations
 
 import dataclasses
-import json
+import errno
 import logging
 import threading
 import time
@@ -25,63 +25,25 @@ from collections.abc import Callable
 
 from resumable_tf.checkpoint.holder import Holder
 from resumable_tf.checkpoint.layout import LEASE_FILE
-from resumable_tf.checkpoint.manifest import CHECKSUM, check_seal, parse_json, seal
-from resumable_tf.errors import FencedOffError, RunInUseError, SaveError
+from resumable_tf.checkpoint.lease_record import LeaseRecord
+from resumable_tf.errors import FencedOffError, RunInUseError, SaveError, StorageError
 from resumable_tf.storage import Storage
 
 TTL_SECS = 60.0
 """A lease that was not renewed for so long may be taken over."""
 _RENEWALS_PER_TTL = 4
 _POLLS_PER_TTL = 30
+_NUM_TRIES = 5
+"""Where each try fails because of another change: then something else is wrong."""
+_TRANSIENT = {
+    *(errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EAGAIN, errno.EBUSY),
+    *(errno.EINTR, errno.ETIMEDOUT),
+}
+"""What a network file system says once and not again."""
+_RETRY_SECS = 0.5
 _CERTAINLY_OVER = 10
 """No two clocks differ by so many times `TTL_SECS`."""
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class LeaseRecord:
-    """What the lease file says.
-
-    Attributes:
-        token: Of one taking of the lease; nobody else has it.
-        num_renewals: Makes each renewal another version.
-        renewed: When, in seconds since 1970 of the holder's clock.
-        ttl_secs: How long it lasts without another renewal.
-        holder: Who has it.
-    """
-
-    token: str
-    num_renewals: int
-    renewed: float
-    ttl_secs: float
-    holder: Holder
-
-    def to_bytes(self) -> bytes:
-        """Returns the file's contents."""
-        fields = {"format_version": 1, **dataclasses.asdict(self)}
-        text = json.dumps(seal(fields), indent=2, sort_keys=True)
-        return (text + "\n").encode("ascii")
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> LeaseRecord:
-        """Reads the file's contents.
-
-        Raises:
-            ValueError: If they are not a lease's.
-        """
-        fields = parse_json(data)
-        try:
-            if CHECKSUM in fields:  # Leases had none before.
-                check_seal(fields)
-            return cls(
-                token=str(fields["token"]),
-                num_renewals=int(fields["num_renewals"]),
-                renewed=float(fields["renewed"]),
-                ttl_secs=float(fields["ttl_secs"]),
-                holder=Holder.from_json(fields["holder"]),
-            )
-        except (KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"no lease: {error!r}") from error
 
 
 def elapsed_secs() -> float:
@@ -124,23 +86,35 @@ class Lease:
         self._renewed_at = 0.0
         self._stop = threading.Event()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken and not given back; another may have it by now."""
+        return self._record is not None
+
     def take(self) -> None:
         """Takes the lease, unless it is held already.
 
         Raises:
             RunInUseError: If another process has it and is alive.
+            StorageError: If the file can be neither made nor read.
         """
         # Without the lock first: a slow renewal must not keep the training waiting.
         if self._record is not None:
             return
         with self._lock:
-            while self._record is None:
+            for _ in range(_NUM_TRIES):
                 version = self._wait_until_free()
                 try:
                     self._take_version(version)
-                except FileExistsError:  # Another process took it at this moment.
+                except FileExistsError as error:  # Another process took it just now.
+                    cause = error
                     continue
                 self._start_renewing()
+                return
+            raise StorageError(
+                f"{self._where} could not be taken in {_NUM_TRIES} tries: {cause}. "
+                "Look at what it is; remove it if no training runs there"
+            ) from cause
 
     def verify(self) -> None:
         """Renews the lease: proves that it is held, and is for the next `ttl_secs`.
@@ -156,17 +130,8 @@ class Lease:
                 num_renewals=self._record.num_renewals + 1,
                 renewed=self._clock(),
             )
-            while True:
-                begin = self._elapsed()
-                try:
-                    self._version = self._storage.replace(
-                        LEASE_FILE, record.to_bytes(), version=self._version
-                    )
-                    break
-                except FileExistsError as error:
-                    if not self._find_own():
-                        raise FencedOffError(self._lost()) from error
-            self._record, self._renewed_at = record, begin
+            self._renewed_at = self._persist(lambda: self._renew_once(record))
+            self._record = record
 
     def check(self) -> None:
         """The same, but asks nobody while the last renewal is recent enough.
@@ -227,8 +192,50 @@ class Lease:
                 raise FileExistsError(f"{self._where} was written by another process")
         self._record, self._version, self._renewed_at = record, version, begin
 
+    def _renew_once(self, record: LeaseRecord) -> float:
+        """Writes a record in place of the last; returns when that began.
+
+        Raises:
+            FencedOffError: If the lease is not this process's any more.
+        """
+        for _ in range(_NUM_TRIES):
+            begin = self._elapsed()
+            try:
+                self._version = self._storage.replace(
+                    LEASE_FILE, record.to_bytes(), version=self._version
+                )
+                return begin
+            except FileExistsError as error:
+                if not self._find_own():
+                    raise FencedOffError(self._lost()) from error
+                cause = error
+        raise OSError(
+            errno.EBUSY,
+            f"the lease is this process's and could not be renewed ({cause})",
+            self._where,
+        ) from cause
+
+    def _persist(self, renew: Callable[[], float]) -> float:
+        """Tries again what a file system does not do at once, while the lease lasts."""
+        for left in reversed(range(_NUM_TRIES)):
+            try:
+                return renew()
+            except OSError as error:
+                ends = self._renewed_at + self._ttl_secs / 2
+                is_over = not left or self._elapsed() + _RETRY_SECS > ends
+                if error.errno not in _TRANSIENT or is_over:
+                    raise
+                _log.warning("the lease was not renewed, trying again: %s", error)
+            self._sleep(_RETRY_SECS)
+        raise AssertionError("the last try returns or raises")
+
     def _delete_own(self) -> None:
-        while True:
+        """Deletes the file if it is of this lease.
+
+        Raises:
+            FileExistsError: If it changes again and again.
+        """
+        for left in reversed(range(_NUM_TRIES)):
             try:
                 self._storage.delete_version(LEASE_FILE, version=self._version)
                 return
@@ -236,11 +243,14 @@ class Lease:
                 if not self._find_own():
                     _log.warning("%s is another's already", self._where)
                     return
+                if not left:
+                    raise
 
     def _find_own(self) -> bool:
-        """Looks whether the file is still of this lease, in another version.
+        """Looks whether the file is still of this lease; takes note of its version.
 
-        So it is if the answer to a renewal was lost, for longer than was tried.
+        It is of another version if the answer to a renewal was lost, for longer than
+        was tried, and of the same if the file system could not be asked for a moment.
         """
         try:
             data, version = self._storage.read_version(LEASE_FILE)
@@ -249,8 +259,8 @@ class Lease:
             return False
         if self._record is None or found.token != self._record.token:
             return False
-        is_other, self._version = version != self._version, version
-        return is_other
+        self._version = version
+        return True
 
     def _wait_until_free(self) -> str:
         """Returns the version to replace, empty if there is none.
@@ -313,7 +323,7 @@ class Lease:
 
     def _lost(self) -> str:
         """Says what is known of the one who has the lease now."""
-        advice = "End this process; the other one goes on."
+        advice, is_gone = "End this process; the other one goes on.", False
         try:
             data, _ = self._storage.read_version(LEASE_FILE)
             holder = LeaseRecord.from_bytes(data).holder
@@ -321,11 +331,12 @@ class Lease:
             if holder.is_this_process():
                 advice = "Another Checkpointer of this process has begun to save to it."
         except (FileNotFoundError, ValueError):
-            writer = f"none, {LEASE_FILE} was deleted or damaged"
+            writer, is_gone = f"none, {LEASE_FILE} was deleted or damaged", True
             advice = "Start again; nobody else is known to write."
         silent = self._elapsed() - self._renewed_at
+        to_whom = "" if is_gone else " to another writer"
         return (
-            f"this process has lost {self._storage.root} to another writer, after "
+            f"this process has lost {self._storage.root}{to_whom}, after "
             f"{silent:.0f} s without a renewal (allowed: {self._ttl_secs:.0f} s).\n"
             f"  writer: {writer}\n"
             f"  now:    {self._record and self._record.holder}\n"

@@ -8,15 +8,23 @@ saving.wait()
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.failures import Failures
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.options import SaveOptions
+from resumable_tf.checkpoint.put_off import PutOff
 from resumable_tf.checkpoint.tiers import Tiers
 from resumable_tf.checkpoint.writer import SaveHandle, Writer, after_commit
 from resumable_tf.state import Snapshot, TrainState
+
+_log = logging.getLogger(__name__)
+
+SaveNow = Callable[..., Any]
+"""Saves a state: called with it, `metrics` and `in_durable`."""
 
 
 class Saving:
@@ -46,6 +54,7 @@ class Saving:
         self._copies = tiers.copies
         self._asynchronous = options.asynchronous
         self._is_copied_next = False
+        self._put_off = PutOff()
         self._before_save = options.before_save
         self._before_write: Callable[[], None] = lambda: None
 
@@ -85,6 +94,11 @@ class Saving:
             epoch=epoch,
             metrics=metrics,
         )
+
+    def pass_over(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
+        """Looks at a state that is not saved now; `make_up` may have to save it."""
+        if self._due.asked_anywhere is not None:
+            self._put_off.note(state, metrics)
 
     def make_way(self, state: TrainState, *, in_durable: bool) -> None:
         """Does what must be over before the next snapshot.
@@ -167,8 +181,35 @@ class Saving:
         self.writer.finish()
         self.raise_failure()
 
-    def end(self) -> None:
+    def make_up(self, save: SaveNow | None) -> bool:
+        """Makes what was due and put off; nothing is in flight.
+
+        Args:
+            save: Saves the live objects; None if they may be in the middle of a step.
+
+        Returns:
+            Whether nothing is missing any more.
+
+        Raises:
+            SaveError: If that fails, and training must not go on.
+        """
+        self._copy_put_off()
+        asked, asked_anywhere = self._due.asked_step, self._due.asked_anywhere
+        if asked_anywhere is None:
+            return True
+        has_newer = (self.committed_step or 0) >= asked_anywhere
+        if save is None or has_newer or not self._put_off.is_still_so():
+            return has_newer and asked is None
+        metrics, in_durable = self._put_off.metrics, asked is not None
+        save(self._put_off.state, metrics=metrics, in_durable=in_durable)
+        self.wait()
+        return True
+
+    def end(self, save: SaveNow | None) -> None:
         """Waits for the last save, which must succeed in any case.
+
+        Args:
+            save: See `make_up`.
 
         Raises:
             SaveError: If it has failed, in any tier.
@@ -176,11 +217,31 @@ class Saving:
         self.finish()
         self.writer.raise_failure()
         self._copies.raise_failure()
+        if not self.make_up(save):
+            _log.warning(
+                "a save was due at step %d and put off, and is not made now: the "
+                "training may be in the middle of a step; save(state) before the end",
+                self._due.asked_anywhere,
+            )
+        self._failures.raise_last()
+
+    def _copy_put_off(self) -> None:
+        """Copies what was due in the durable tier and is in the fast one.
+
+        Raises:
+            SaveError: If that fails, and training must not go on.
+        """
+        asked, newest = self._due.asked_step, self.committed_step or 0
+        made_step = max(self._copies.waiting_step, self.durable_step or 0)
+        if asked is not None and made_step < asked <= newest:
+            self._copies.start(newest, self._due.end_late_copy)
+            self._copies.finish()
         # After the newest, which is what a process with little time left needs.
         self._copies.start_next()
         self._copies.finish()
-        self._copies.raise_failure()
-        self._failures.raise_last()
+        self.raise_failure()
+        if asked is not None and asked <= (self.durable_step or 0):
+            self._due.made_up(self.durable_step or 0)
 
     def _write(
         self,

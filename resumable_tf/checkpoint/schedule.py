@@ -66,6 +66,7 @@ class Schedule:
         self._last = LastSave(step=0, secs=self._elapsed())
         self._meter = CostMeter(self._last.secs)
         self._is_owed = False
+        self._asked: LastSave | None = None
         # Replaced as a whole, by the writer's thread too.
         self._saved_metrics: Mapping[str, tuple[float, float]] = {}
         # By step, of what is to be copied; each change and look is one operation.
@@ -76,6 +77,11 @@ class Schedule:
     def last_step(self) -> int:
         """The step of the save or restore that came last."""
         return self._last.step
+
+    @property
+    def asked_step(self) -> int | None:
+        """The newest step that a policy has asked for and nobody has saved since."""
+        return None if self._asked is None else self._asked.step
 
     @property
     def needs_metrics(self) -> bool:
@@ -91,7 +97,6 @@ class Schedule:
                 those beyond the state do not count.
         """
         self._state = state
-        self._is_owed = False
         self._note_save(state.step)
         self._meter = CostMeter(self._last.secs)
         self._saved_metrics = {}
@@ -128,6 +133,8 @@ class Schedule:
         )
         is_due = self._is_owed or self._policy.should_save(now, last=self._last)
         self.is_momentary = is_due and _is_for_metrics(self._policy, now, self._last)
+        if is_due:
+            self._note_asked(now)
         if not is_due or not is_saving or self._when_busy == "wait":
             return is_due
         if self._when_busy == "coalesce":
@@ -155,15 +162,17 @@ class Schedule:
     def after_snapshot(self, state: TrainState) -> None:
         """Takes note that the training goes on, with a save in flight."""
         self._state = state
-        self._is_owed = False
         self._note_save(state.step)
         self._meter.after_snapshot(self._last.secs)
 
     def put_off(self, state: TrainState) -> None:
         """Goes on as if this step were saved: the next save that is due is another."""
-        self._is_owed = False
         self._state = state
         self._note_save(state.step)
+
+    def made_up(self, step: int) -> None:
+        """Takes note that a step was saved here after all, from another tier."""
+        self._note_save(step)
 
     def count_from(self, step: int, state: TrainState) -> None:
         """Counts from a save of an earlier step, of long ago."""
@@ -198,8 +207,17 @@ class Schedule:
             self.committed(metrics)
         self._copied_metrics.pop(step, None)
 
+    def _note_asked(self, now: Moment) -> None:
+        # What stays due is not asked for at each step anew.
+        if self._asked is None or self._policy.should_save(now, last=self._asked):
+            self._asked = LastSave(step=now.step, secs=now.secs, epoch=now.epoch)
+
     def _note_save(self, step: int) -> None:
-        epoch = None if self._state is None else self._state.position()[0]
+        self._is_owed, self._asked = False, None
+        epoch = None
+        if self._state is not None:
+            is_live = step == self._state.step
+            epoch = self._state.position()[0] if is_live else self._state.epoch_of(step)
         self._last = LastSave(step=step, secs=self._elapsed(), epoch=epoch)
 
     def _skip(self, now: Moment) -> None:

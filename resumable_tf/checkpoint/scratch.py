@@ -17,8 +17,11 @@ import tempfile
 import time
 
 from resumable_tf.checkpoint.holder import Holder
+from resumable_tf.storage.private_directory import check_above
 
 _PREFIX = "resumable-tf"
+_MOST_DIGITS = 10
+"""Of a process number; anybody can make a directory with any name here."""
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +30,9 @@ def scratch_directory() -> tempfile.TemporaryDirectory[str]:
 
     Raises:
         OSError: If it can't be made.
+        StorageError: If everybody could replace it.
     """
+    check_above(os.path.join(tempfile.gettempdir(), _PREFIX))
     try:
         _remove_dead(tempfile.gettempdir())
     except OSError as error:  # The space may be enough all the same.
@@ -58,7 +63,7 @@ def _remove_dead(directory: str) -> None:
 def _holder(name: str) -> Holder | None:
     """Returns the process that has made a directory, None if its name is another."""
     parts = name.split(".")
-    if len(parts) != 6 or not parts[3].isdecimal():
+    if len(parts) != 6 or not parts[3].isdecimal() or len(parts[3]) > _MOST_DIGITS:
         return None
     _, boot_id, namespace, pid, started, _ = parts
     return Holder(

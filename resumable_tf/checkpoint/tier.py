@@ -14,7 +14,13 @@ from collections.abc import Callable, Collection
 
 from resumable_tf.checkpoint.bundle import BundleWriter
 from resumable_tf.checkpoint.catalog import Catalog
-from resumable_tf.checkpoint.layout import CHECKPOINTS, SUPERSEDED, manifest_name
+from resumable_tf.checkpoint.layout import (
+    CHECKPOINTS,
+    PINS,
+    QUARANTINE,
+    SUPERSEDED,
+    manifest_name,
+)
 from resumable_tf.checkpoint.lease import Lease
 from resumable_tf.checkpoint.manifest import CheckpointInfo, Manifest
 from resumable_tf.checkpoint.retention import Candidate, KeepAny
@@ -71,10 +77,13 @@ class Tier:
 
         Raises:
             RunInUseError: If another process saves to the run and is alive.
+            StorageError: If one of its directories is a link.
             UsageError: If the directory holds checkpoints of another program.
         """
         self.lease.take()
         try:
+            for directory in ("", PINS, QUARANTINE, SUPERSEDED):
+                self.storage.remove_dead_writes(directory)
             self.catalog.clean(keeps=completes)
             self.catalog.check_state_file()
         except BaseException:

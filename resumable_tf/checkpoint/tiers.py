@@ -28,6 +28,7 @@ from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import DURABLE, FAST, Place, choose
 from resumable_tf.errors import UsageError
 from resumable_tf.state import Snapshot
+from resumable_tf.storage.private_directory import check_private, make_private
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +85,10 @@ class Tiers:
         Raises:
             FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to one of them and is alive.
+            StorageError: If the fast tier is another user's, or others can write there.
             UsageError: If one of them holds checkpoints of another program.
         """
+        self._make_private()
         record = None if self.fast is None else read_record(self.fast.storage)
         self.durable.begin(completes=None if record is None else record.copying)
         try:
@@ -104,6 +107,8 @@ class Tiers:
             FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to one of them and is alive.
         """
+        if self.fast is not None and not self.fast.lease.is_held:
+            self._make_private()
         self.durable.lease.take()
         if self.fast is not None and self._owned is not None:
             self.fast.lease.take()
@@ -136,6 +141,8 @@ class Tiers:
             FastTierMismatchError: If the fast tier is another run's.
         """
         steps = _left(self.durable, DURABLE, without)
+        if path := self._fast_path:
+            check_private(path)
         record = self._owned.record() if self._owned is not None else None
         if self.fast is None or record is None:
             return [Place(DURABLE, step) for step in reversed(steps)]
@@ -270,6 +277,15 @@ class Tiers:
         found = [one for one in self.durable.catalog.steps() if one <= step]
         self.copies.restored(max(found, default=0))
         return self.copies.durable_step
+
+    @property
+    def _fast_path(self) -> str | None:
+        return None if self.fast is None else self.fast.storage.local_path("")
+
+    def _make_private(self) -> None:
+        """Makes the fast tier's directory, which nobody else may have prepared."""
+        if path := self._fast_path:
+            make_private(path)
 
     @property
     def _where(self) -> str:

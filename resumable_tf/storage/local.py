@@ -4,28 +4,29 @@
     storage.write_bytes("metrics/train.jsonl", b"...")
 
 A file is written under a temporary name, fsynced and renamed, then its directory is
-fsynced: after a crash it is there as a whole or not at all.
+fsynced: after a crash it is there as a whole or not at all. No link below the root is
+followed by what writes, moves, lists or deletes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import stat
-import uuid
 from collections.abc import Iterable, Iterator
 
 import google_crc32c
 
+from resumable_tf.storage.directories import open_directory, open_parent, refuse_link
 from resumable_tf.storage.file_chunks import crc32c_of, read_file
+from resumable_tf.storage.partial_file import is_dead, lock, partial_file
 
 _PARTIAL_PREFIX = ".partial-"
-_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _STAYS = {
     *(errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY),
+    errno.ENOTDIR,
 }
 """Why a directory may stay although nothing is in it any more: it does no harm."""
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -57,10 +58,8 @@ class LocalStorage:
 
     def make_dirs(self, directory: str) -> None:
         """Makes `directory` and those above it."""
-        path = self.locate(directory)
-        if not os.path.isdir(path):
-            os.makedirs(path, exist_ok=True)
-            _sync_directory(os.path.dirname(path))
+        with open_directory(self._root, directory, makes=True):
+            pass
 
     def read_bytes(self, name: str) -> bytes:
         """Returns the whole file."""
@@ -102,17 +101,24 @@ class LocalStorage:
         self._create(name, [data])
 
     def _create(self, name: str, chunks: Iterable[bytes]) -> None:
-        target = self.locate(name)
-        with self._partial(target, chunks) as partial:
+        """Writes a new file.
+
+        Raises:
+            FileExistsError: If there is one already.
+        """
+        with self._partial(name, chunks) as (directory, partial, base):
             try:
-                os.link(partial, target)
+                os.link(partial, base, src_dir_fd=directory, dst_dir_fd=directory)
+            except FileExistsError:
+                refuse_link(directory, base, self.locate(name))
+                raise
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
                 if self.exists(name):
-                    raise FileExistsError(errno.EEXIST, "exists", target) from error
-                os.replace(partial, target)
-        _sync_directory(os.path.dirname(target))
+                    raise FileExistsError(errno.EEXIST, "exists") from error
+                os.replace(partial, base, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
 
     def read_version(self, name: str) -> tuple[bytes, str]:
         """Returns the whole file and its digest."""
@@ -143,30 +149,43 @@ class LocalStorage:
 
     def move(self, source: str, target: str) -> None:
         """Renames a file atomically, over what is there."""
-        old, new = self.locate(source), self.locate(target)
-        os.makedirs(os.path.dirname(new), exist_ok=True)
-        os.replace(old, new)
-        for directory in {os.path.dirname(new), os.path.dirname(old)}:
-            _sync_directory(directory)
+        with (
+            open_parent(self._root, source) as (old, old_name),
+            open_parent(self._root, target, makes=True) as (new, new_name),
+        ):
+            os.replace(old_name, new_name, src_dir_fd=old, dst_dir_fd=new)
+            os.fsync(new)
+            os.fsync(old)
 
     def delete(self, name: str) -> None:
         """Deletes a file and the directories that it leaves empty."""
-        path = self.locate(name)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        directory = os.path.dirname(path)
-        while directory.startswith(self._root + os.sep) and _remove(directory):
-            directory = os.path.dirname(directory)
-        with contextlib.suppress(FileNotFoundError):
-            _sync_directory(directory)
+        directory = name
+        try:
+            with open_parent(self._root, name) as (descriptor, base):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(base, dir_fd=descriptor)
+                os.fsync(descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # Nor is its directory there.
+        while directory := directory.rpartition("/")[0]:
+            with (
+                contextlib.suppress(FileNotFoundError),
+                open_parent(self._root, directory) as (descriptor, base),
+            ):
+                if not _remove(base, descriptor):
+                    return
+                os.fsync(descriptor)
 
     def exists(self, name: str) -> bool:
         """Returns whether the file exists."""
-        # Not `isfile`: to it every error, a lost mount too, means no.
+        # Not `isfile`: to it every error, a lost mount too, means no. A link is
+        # something that is there: who reads it, says what is wrong with it.
         try:
-            return stat.S_ISREG(os.stat(self.locate(name)).st_mode)
+            with open_parent(self._root, name) as (directory, base):
+                found = os.stat(base, dir_fd=directory, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        return stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
 
     def size(self, name: str) -> int:
         """Returns the file's length in bytes."""
@@ -174,31 +193,53 @@ class LocalStorage:
 
     def list(self, directory: str) -> list[str]:
         """Returns the names of all files below `directory`, sorted."""
-        names = []
-        for path, is_directory in _walk(self.locate(directory)):
-            is_partial = os.path.basename(path).startswith(_PARTIAL_PREFIX)
-            if not is_directory and not is_partial:
-                names.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
-        return sorted(names)
+        return sorted(
+            name
+            for name, is_directory in _walk(self._root, directory)
+            if not is_directory and not _is_partial(name)
+        )
 
     def sync(self, name: str) -> None:
         """Fsyncs a file and its directory."""
-        path = self.locate(name)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        _sync_directory(os.path.dirname(path))
+        with open_parent(self._root, name) as (directory, base):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(base, flags, dir_fd=directory)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.fsync(directory)
 
     def remove_partial_writes(self, directory: str) -> None:
-        """Removes the temporary files of killed writes, and empty directories."""
-        for path, is_directory in _walk(self.locate(directory)):
-            if is_directory:
-                _remove(path)
-            elif os.path.basename(path).startswith(_PARTIAL_PREFIX):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        """Removes the temporary files of killed writes, and empty directories.
+
+        Nobody else may write below `directory`.
+        """
+        for name, is_directory in _walk(self._root, directory):
+            if not is_directory and not _is_partial(name):
+                continue
+            try:
+                with open_parent(self._root, name) as (descriptor, base):
+                    if is_directory:
+                        _remove(base, descriptor)
+                    else:
+                        os.unlink(base, dir_fd=descriptor)
+            except FileNotFoundError:  # Another process was faster.
+                continue
+
+    def remove_dead_writes(self, directory: str) -> None:
+        """Removes the temporary files of killed writes in `directory` itself.
+
+        Others may write there meanwhile: what is locked, or another user's, stays.
+        """
+        try:
+            with open_directory(self._root, directory) as descriptor:
+                for base in os.listdir(descriptor):
+                    if _is_partial(base) and is_dead(base, descriptor):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(base, dir_fd=descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            return
 
     def _has(self, name: str, path: str, checksum: str | None) -> bool:
         """Returns whether a file is there, with the contents that it is to have.
@@ -228,74 +269,68 @@ class LocalStorage:
         Raises:
             FileExistsError: If the file is of another version.
         """
-        path = os.path.dirname(self.locate(name))
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
+        with open_parent(self._root, name) as (directory, _):
+            lock(directory)
             try:
                 found = self.read_version(name)[1]
             except FileNotFoundError:
                 found = ""
             if found != version:
-                raise FileExistsError(errno.EEXIST, "changed", self.locate(name))
+                raise FileExistsError(errno.EEXIST, "changed")
             yield
-        finally:
-            os.close(descriptor)
 
     def _write(self, name: str, chunks: Iterable[bytes]) -> None:
-        target = self.locate(name)
-        with self._partial(target, chunks) as partial:
-            os.replace(partial, target)
-        _sync_directory(os.path.dirname(target))
+        with self._partial(name, chunks) as (directory, partial, base):
+            os.replace(partial, base, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
 
     @contextlib.contextmanager
-    def _partial(self, target: str, chunks: Iterable[bytes]) -> Iterator[str]:
-        """Yields a durable temporary file beside `target`; removes it afterwards."""
-        directory = os.path.dirname(target)
-        os.makedirs(directory, exist_ok=True)
-        partial = os.path.join(directory, _PARTIAL_PREFIX + uuid.uuid4().hex)
-        try:
-            with open(partial, "xb") as file:
+    def _partial(
+        self, name: str, chunks: Iterable[bytes]
+    ) -> Iterator[tuple[int, str, str]]:
+        """Yields a directory, in it a durable temporary file, and the file's name."""
+        with open_parent(self._root, name, makes=True) as (directory, base):
+            with partial_file(directory, _PARTIAL_PREFIX) as (file, partial):
                 for chunk in chunks:
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            yield partial
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
+                yield directory, partial, base
 
 
-def _walk(directory: str) -> Iterator[tuple[str, bool]]:
+def _is_partial(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(_PARTIAL_PREFIX)
+
+
+def _walk(root: str, name: str) -> Iterator[tuple[str, bool]]:
     """Yields what is below a directory, and whether it is one; what it holds first.
 
     Not `os.walk`: to it, even with `onerror`, a directory that can't be looked at is a
-    file. Raises `OSError` for that, but for what is not there (any more).
+    file. Raises `OSError` for that, but for what is not there (any more). Links are
+    never followed.
     """
     try:
-        with os.scandir(directory) as found:
-            entries = list(found)
+        with open_directory(root, name) as directory, os.scandir(directory) as found:
+            entries = [
+                (entry.name, entry.is_dir(follow_symlinks=False)) for entry in found
+            ]
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        is_directory = entry.is_dir()
-        if is_directory and not entry.is_symlink():
-            yield from _walk(entry.path)
-        yield entry.path, is_directory
+    prefix = f"{name}/" if name else ""
+    for base, is_directory in entries:
+        if is_directory:
+            yield from _walk(root, prefix + base)
+        yield prefix + base, is_directory
 
 
-def _remove(directory: str) -> bool:
+def _remove(name: str, directory: int) -> bool:
     """Removes a directory if it is empty; returns whether it is gone.
 
     Raises:
         OSError: If the disk fails.
     """
     try:
-        os.rmdir(directory)
+        os.rmdir(name, dir_fd=directory)
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -317,12 +352,3 @@ def _checked(chunks: Iterable[bytes], path: str, expected: str) -> Iterator[byte
         yield chunk
     if f"{checksum:08x}" != expected:
         raise OSError(f"{path} has crc32c {checksum:08x}, not {expected}")
-
-
-def _sync_directory(path: str) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

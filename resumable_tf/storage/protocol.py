@@ -118,3 +118,6 @@ class Storage(Protocol):
 
     def remove_partial_writes(self, directory: str) -> None:
         """Removes what killed writes of this storage left below `directory`."""
+
+    def remove_dead_writes(self, directory: str) -> None:
+        """The same for `directory` itself, where others may write meanwhile."""

@@ -30,6 +30,8 @@ DUMP_SIGNAL = signal.SIGUSR1
 
 _LENGTH = 160
 _STDERR = 2
+_NO_OTHER = os.O_NOFOLLOW | os.O_NONBLOCK
+"""A link is not followed, and nobody waits for the other end of a pipe."""
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +114,7 @@ class Heartbeat:
         self._written_at = now
         try:
             # Not created here: a supervisor that has gone leaves no one to read it.
-            file = os.open(str(self._path), os.O_WRONLY)
+            file = os.open(str(self._path), os.O_WRONLY | _NO_OTHER)
             try:
                 os.pwrite(file, _to_record(self._beat), 0)
             finally:
@@ -125,7 +127,7 @@ class Heartbeat:
 
 def create_heartbeat_file(path: str) -> None:
     """Makes the empty file that a training writes to."""
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(b" " * _LENGTH)
 
 

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from resumable_tf.errors import CompilerEnvironmentError
+from resumable_tf.storage import LocalStorage
+from resumable_tf.storage.private_directory import make_private
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +146,8 @@ def find_or_make(
     _check_python(sys.version_info[:2])
     root = Path(directory or default_directory(os.environ))
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        # What is there is run: nobody else may have put it there.
+        make_private(str(root.absolute()))
     except OSError as error:
         raise CompilerEnvironmentError(
             f"can't make {root} for the TPU compiler: {error}.\nName a directory that "
@@ -240,7 +243,8 @@ def _make(target: Path, pins: Sequence[str]) -> None:
             "set PIP_INDEX_URL), and run the same command again. Or make it elsewhere: "
             'pip install "resumable-tf[tpu-check]", and run the command from there.'
         )
-    (target / _STAMP).write_text(json.dumps({"pins": list(pins)}))
+    stamp = json.dumps({"pins": list(pins)}).encode()
+    LocalStorage(str(target)).write_bytes(_STAMP, stamp)
 
 
 def _worker_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,6 @@ fsspec: TensorFlow itself knows fewer file systems.
 from __future__ import annotations
 
 import functools
-import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,8 @@ from typing import Any
 import fsspec
 import google_crc32c
 import tensorflow as tf
+
+from resumable_tf.storage.append import append_or_undo, make_directory, replace_file
 
 _PREFIX = "events.out.tfevents."
 _SUFFIX = ".resumable"
@@ -57,7 +58,10 @@ class EventLog:
             self._directory, use_listings_cache=False
         )
         self._root = root.rstrip("/")
-        self._files.makedirs(self._root, exist_ok=True)
+        if self._is_local:
+            make_directory(self._root)
+        else:
+            self._files.makedirs(self._root, exist_ok=True)
         kept = []
         for path, first_step in self._own_files():
             if first_step >= step:
@@ -126,31 +130,12 @@ class EventLog:
             if tf.compat.v1.Event.FromString(event).step <= step
         ]
         if (rest := b"".join(kept)) != data:
+            if self._is_local:
+                replace_file(path, rest)
+                return
             temporary = f"{path}.tmp"
             self._files.pipe_file(temporary, rest)
             self._files.mv(temporary, path)
-
-
-def append_or_undo(path: str, data: bytes, *, is_durable: bool = True) -> None:
-    """Appends to a local file; a failure leaves nothing torn behind.
-
-    Args:
-        path: The file.
-        data: What to append.
-        is_durable: Whether to wait until it is on the disk.
-    """
-    # Unbuffered: nothing is written later, while the file is closed.
-    with open(path, "ab", buffering=0) as file:
-        end = os.fstat(file.fileno()).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            if is_durable:
-                os.fsync(file.fileno())
-        except OSError:
-            os.ftruncate(file.fileno(), end)
-            raise
 
 
 def _to_record(data: bytes) -> bytes:

@@ -41,17 +41,18 @@ def save_last(
     Raises:
         SaveError: If the save under way or this one fails.
     """
-    checkpointer.wait()
+    checkpointer.put_off(state)  # Whatever is due is made by this very save.
+    checkpointer.wait(for_due=False)
     # Asks no storage: one that fails must not keep the last save from being tried.
     if checkpointer.durable_step == state.step:
         return
     if "fast" in checkpointer.save_secs and checkpointer.committed_step == state.step:
         # A second save of the step would move this one out of the way first.
         checkpointer.copy_fast(state.step)
-        _hear(checkpointer.wait, state.step)
+        _hear(lambda: checkpointer.wait(for_due=False), state.step)
     if checkpointer.durable_step != state.step:
         checkpointer.save(state, metrics=metrics).result()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
 
 
 def save_in_time(
@@ -72,9 +73,10 @@ def save_in_time(
     Raises:
         SaveError: If this save fails.
     """
+    checkpointer.put_off(state)  # Whatever is due is made by this very save.
     left = left_secs()
     if choose_tier(left, checkpointer.save_secs) != "fast":
-        _hear(checkpointer.wait, state.step)
+        _hear(lambda: checkpointer.wait(for_due=False), state.step)
         save_last(state, checkpointer, metrics=metrics)
         return
     _log.warning(
@@ -118,10 +120,10 @@ def _copy(step: int, checkpointer: Checkpointer, left: float) -> None:
         "step %d is in the fast tier; copying it to the run directory with %.1f s left",
         *(step, left),
     )
-    _hear(checkpointer.wait, step)
+    _hear(lambda: checkpointer.wait(for_due=False), step)
     try:
         if checkpointer.durable_step != step:
             checkpointer.copy_fast(step)
-            checkpointer.wait()
+            checkpointer.wait(for_due=False)
     except SaveError as error:
         _log.error("step %d stays in the fast tier only: %s", step, error)

@@ -130,7 +130,7 @@ def _check_finite(result: CallResult, checkpointer: Checkpointer | None) -> None
     first = result.first_step + int(bad[0])
     kept = None
     if checkpointer is not None:
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         kept = checkpointer.committed_step
     raise NonFiniteLossError(
         f"the loss of step {first} is {result.losses[int(bad[0])]} (steps "

@@ -21,7 +21,8 @@ from typing import Any
 import fsspec
 import google_crc32c
 
-from resumable_tf.training.event_log import EventLog, append_or_undo
+from resumable_tf.storage.append import append_or_undo, replace_file
+from resumable_tf.training.event_log import EventLog
 
 _log = logging.getLogger(__name__)
 
@@ -136,9 +137,13 @@ class MetricsLog:
     def _tell_damage(self, data: bytes, *, step: int, num_lines: int) -> None:
         """Keeps the file as it was found, the first time, and says what it lacks."""
         aside = f"{self._path}.damaged-{step}"
-        files, path = fsspec.core.url_to_fs(aside, use_listings_cache=False)
-        if not files.exists(path):
-            files.pipe_file(path, data)
+        if self.is_local:
+            if os.path.islink(aside) or not os.path.exists(aside):
+                replace_file(aside, data)
+        else:
+            files, path = fsspec.core.url_to_fs(aside, use_listings_cache=False)
+            if not files.exists(path):
+                files.pipe_file(path, data)
         _log.warning(
             "%s is damaged: it has %d sound lines up to step %d, and had %d when that "
             "step was saved. The file as it was found is %s",
@@ -162,13 +167,7 @@ class MetricsLog:
             with fsspec.open(self._path, "wb") as file:
                 file.write(data)
             return
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        temporary = f"{self._path}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        replace_file(self._path, data)
         self._kept = []
 
 

@@ -139,6 +139,10 @@ class FaultyStorage:
         self._operate("remove_partial_writes", directory)
         self._storage.remove_partial_writes(directory)
 
+    def remove_dead_writes(self, directory: str) -> None:
+        self._operate("remove_dead_writes", directory)
+        self._storage.remove_dead_writes(directory)
+
     def repair(self) -> None:
         """Lets all further operations succeed."""
         self._num_faults = 0

@@ -132,10 +132,10 @@ def test_kill_between_the_temporary_and_the_final_records_json(
     with pytest.MonkeyPatch.context() as patch:
         replace = os.replace
 
-        def die(source: str, target: str) -> None:
+        def die(source: str, target: str, **directories: int) -> None:
             if str(target).endswith(RECORDS_FILE):
                 raise KilledError
-            replace(source, target)
+            replace(source, target, **directories)
 
         patch.setattr("os.replace", die)
         with pytest.raises(KilledError):

@@ -189,7 +189,7 @@ def test_a_due_save_is_skipped_and_counted_while_one_is_in_flight(
             checkpointer.maybe_save(state)
         assert checkpointer.num_skipped == 4
         gate.set()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         advance(state)
         assert checkpointer.maybe_save(state) is not None
     assert steps_in(tmp_path) == [2, 12]
@@ -208,12 +208,12 @@ def test_due_saves_are_coalesced_into_one_when_the_storage_is_free(
             advance(state)
             checkpointer.maybe_save(state)
         gate.set()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         handles = []
         for _ in range(4):
             advance(state)
             handles.append(checkpointer.maybe_save(state))
-            checkpointer.wait()
+            checkpointer.wait(for_due=False)
         # The one for 4, 6 and 8 at step 10, which is due itself; then 12.
         assert [handle and handle.step for handle in handles] == [10, None, 12, None]
         assert checkpointer.num_skipped == 0
@@ -231,7 +231,7 @@ def test_a_coalesced_save_is_taken_at_the_next_call_and_an_explicit_one_waits(
         advance(state, 4)
         assert checkpointer.maybe_save(state) is None
         gate.set()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         advance(state)
         assert checkpointer.maybe_save(state) is not None  # 9, for 8.
         advance(state)

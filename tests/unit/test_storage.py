@@ -48,7 +48,7 @@ def test_local_write_that_fails_leaves_the_old_file_and_no_rest(
     storage = LocalStorage(str(tmp_path))
     storage.write_bytes("a", b"old")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("injected")
 
     monkeypatch.setattr(os, "replace", fail)
@@ -76,7 +76,13 @@ class Broken:
         real = getattr(os, function)
 
         def fail(path: Any, *rest: Any, **named: Any) -> Any:
-            if isinstance(path, str) and path.endswith(end):
+            directory = named.get("dir_fd", named.get("src_dir_fd"))
+            whole = path
+            if isinstance(path, int):
+                whole = os.readlink(f"/proc/self/fd/{path}")
+            elif directory is not None:
+                whole = f"{os.readlink(f'/proc/self/fd/{directory}')}/{path}"
+            if whole.endswith(end):
                 raise OSError(number, os.strerror(number), path)
             return real(path, *rest, **named)
 
@@ -151,7 +157,7 @@ def test_a_deletion_tells_of_a_disk_that_fails(
 def test_create_works_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)

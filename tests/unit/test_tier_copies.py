@@ -60,7 +60,7 @@ def test_a_slow_copy_holds_up_neither_training_nor_fast_saves(
         assert gate.begun == [5]
         assert checkpointer.committed_step == 13
         gate.event.set()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         train_on(state, checkpointer, 14)
     assert gate.begun == [5, 14]
     assert here.steps() == ([12, 13, 14], [5, 14])
@@ -176,7 +176,7 @@ def test_a_copy_that_succeeds_does_not_hide_that_a_newer_save_has_failed(
         checkpointer._saving.writer.finish()
         checkpointer.raise_failure()
     gate.event.set()
-    checkpointer.wait()
+    checkpointer.wait(for_due=False)
     assert checkpointer.durable_step == 2
     assert checkpointer.failures.count == 1
     with pytest.raises(SaveError, match=r"step 3 .*the RAM disk is full"):
@@ -208,7 +208,7 @@ def test_a_durable_save_does_not_wait_for_a_copy_that_is_about_to_begin(
             may_write.set()
             checkpointer._saving.writer.finish()
         gate.event.set()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         advance(state)
         assert checkpointer.maybe_save(state) is not None
     assert here.steps() == ([1, 3], [1, 3])
@@ -233,7 +233,8 @@ def test_a_save_to_be_skipped_does_not_wait_for_the_fast_one(
             advance(state)
             assert (checkpointer.maybe_save(state) is not None) == expected
         may_write.set()
-    assert here.steps() == ([1], [])
+        checkpointer.wait(for_due=False)
+        assert here.steps() == ([1], [])
 
 
 def test_what_a_copy_costs_the_training_counts_as_a_save_s_cost(
@@ -251,7 +252,7 @@ def test_what_a_copy_costs_the_training_counts_as_a_save_s_cost(
             train_on(state, checkpointer, step)
             checkpointer._saving.writer.finish()
         gate.event.set()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         now[0] += 1.0
         advance(state)
         checkpointer.should_save(state.step)

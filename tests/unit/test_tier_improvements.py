@@ -102,10 +102,10 @@ def test_the_best_reaches_the_run_directory_after_the_copy_under_way(
         assert (store.begun, here.steps()[1]) == ([1], [])
         assert 2 in here.steps()[0]
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer, 28.0)
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         assert store.begun == [1, 2]
         step_on(state, checkpointer, 29.0)
     assert store.begun == [1, 2]
@@ -124,7 +124,7 @@ def test_of_several_improvements_the_best_is_copied(
         # The RAM disk holds what is copied, what will be, and the newest.
         assert here.steps()[0] == [1, 4, 5]
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer)
         store.end_copies()
     assert store.begun == [1, 4]
@@ -137,11 +137,11 @@ def test_an_improvement_whose_copy_fails_does_not_count(
     with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 30.0)
         store.fail(1)
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         assert checkpointer.failures.count == 1
         step_on(state, checkpointer, 20.0)
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         assert checkpointer.failures.last is None
     assert here.steps()[1] == [2]
 
@@ -153,10 +153,10 @@ def test_one_whose_copy_was_put_off_and_fails_does_not_count(
         step_on(state, checkpointer, 20.0)
         step_on(state, checkpointer, 30.0)
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer)
         store.fail(2)
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer, 25.0)
         store.end_copies()
     assert store.begun == [1, 2, 4]
@@ -192,7 +192,7 @@ def test_what_is_due_anyway_waits_for_its_chance_without_a_save(
             step_on(state, checkpointer)
         assert here.steps()[0] == [2]
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer)
         store.end_copies()
     assert store.begun == [2, 6]
@@ -206,10 +206,10 @@ def test_an_improvement_counts_also_where_a_save_by_steps_is_due(
         step_on(state, checkpointer, 30.0)
         step_on(state, checkpointer, 20.0)
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer, 20.0)
         store.end_copies()
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         step_on(state, checkpointer, 20.0)
         store.end_copies()
     assert store.begun == [1, 2, 5]
@@ -224,7 +224,7 @@ def test_after_a_restart_the_run_directory_is_what_improvements_are_of(
     with saver(here) as checkpointer:
         checkpointer.restore_or_initialize(state)
         step_on(state, checkpointer, 25.0)
-        checkpointer.wait()
+        checkpointer.wait(for_due=False)
         checkpointer.save(state, metrics={"bleu": 40.0}, in_durable=False).result()
     with training(here) as (state, checkpointer):
         step_on(state, checkpointer, 30.0)
@@ -250,7 +250,7 @@ def test_a_save_that_fails_in_the_fast_tier_is_shown_until_a_copy_is_made(
     assert checkpointer.failures.count == 1
     step_on(state, checkpointer, 28.0)
     store.end_copies()
-    checkpointer.wait()
+    checkpointer.wait(for_due=False)
     assert checkpointer.failures.last is None
     checkpointer.close()
     assert open_storage(here.run_dir).exists("checkpoints/ckpt-4.manifest.json")

@@ -10,6 +10,7 @@ epoch's end belongs to the beginning of the next epoch.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -298,7 +299,7 @@ class FitSession:
         """Lets an audit, if one is under way, have the state after a step."""
         recorder = active_recorder()
         if recorder is not None:
-            wait = self._checkpointer.wait
+            wait = functools.partial(self._checkpointer.wait, for_due=False)
             recorder.end_step(
                 self._state, wait=wait, phase=phase, logs=logs, has_extra=False
             )
