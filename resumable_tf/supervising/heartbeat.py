@@ -45,12 +45,14 @@ class Beat:
             the last save are not training.
         dumps_stacks: Whether `DUMP_SIGNAL` may be sent; otherwise it would kill.
         time: When it was written, in seconds since 1970.
+        pid: Of the process that trains; 0 if it is not known.
     """
 
     step: int | None
     is_training: bool
     dumps_stacks: bool
     time: float
+    pid: int = 0
 
 
 class Heartbeat:
@@ -73,7 +75,7 @@ class Heartbeat:
         self._path = path
         self._every_secs = every_secs
         self._clock = clock
-        self._beat = Beat(None, False, False, 0.0)
+        self._beat = Beat(None, False, False, 0.0, os.getpid())
         self._written_at = float("-inf")
         self._has_warned = False
 
@@ -110,7 +112,7 @@ class Heartbeat:
 
     def _write(self, beat: Beat) -> None:
         now = self._clock()
-        self._beat = replace(beat, time=now)
+        self._beat = replace(beat, time=now, pid=os.getpid())
         self._written_at = now
         try:
             # Not created here: a supervisor that has gone leaves no one to read it.

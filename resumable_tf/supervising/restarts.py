@@ -21,6 +21,8 @@ from resumable_tf.errors import (
 )
 
 _MAX_DOUBLINGS = 60
+_SHELLS_WORDS = {126: "can't be executed", 127: "is not there"}
+"""Exit codes of shells, and of `env` in a program's first line."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ def decide(
         return Stop(EXIT_FINISHED, "finished")
     if code == EXIT_USAGE:
         return Stop(EXIT_USAGE, "wrong usage; a restart would not help")
+    # Later on a disk may be gone for a while.
+    is_new = history.num_starts == 1 and not attempt.has_heartbeat
+    if code in _SHELLS_WORDS and is_new and not is_stopping:
+        words = _SHELLS_WORDS[code]
+        return Stop(EXIT_USAGE, f"can't be started: exit code {code}: it {words}")
     if is_stopping:
         return Stop(EXIT_PREEMPTED, "asked to stop; start it again to continue")
     # Preemption is no fault of the program: it is waited out, however often it comes.

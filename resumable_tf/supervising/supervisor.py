@@ -22,7 +22,6 @@ from resumable_tf.errors import EXIT_PREEMPTED, EXIT_USAGE
 from resumable_tf.supervising.child import Child
 from resumable_tf.supervising.events import Events
 from resumable_tf.supervising.heartbeat import (
-    DUMP_SIGNAL,
     HEARTBEAT_VARIABLE,
     Beat,
     create_heartbeat_file,
@@ -40,6 +39,8 @@ from resumable_tf.supervising.restarts import (
 from resumable_tf.supervising.watchdog import Watchdog, WatchdogSettings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HELPERS_SECS = 5.0
+"""For what an ended training leaves running: it could hold the TPU, or ports."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ def always_ready(is_stopping: Callable[[], bool]) -> None:
     """Waits for nothing: the machine is ready."""
 
 
+_TOO_SLOW = "it did not stop in time"
+_LEFT = "what it left running did not stop in time"
+
+
 class Supervisor:
     """Runs one program, over and over; used in the main thread."""
 
@@ -105,6 +110,7 @@ class Supervisor:
         self._stop_signals: list[int] = []
         self._stopping_since = float("inf")
         self._child: Child | None = None
+        self._training: int | None = None
 
     def run(self) -> int:
         """Returns the exit code: that of `Stop`, which docs/supervisor.md lists."""
@@ -174,9 +180,10 @@ class Supervisor:
             if self._is_stopping:  # The signal came while there was no child.
                 child.send(self._stop_signals[-1])
             code, is_hung = self._watch(child, watch)
+            self._clear(child, watch)
         finally:
-            self._child = None
-            child.clear()
+            self._child = self._training = None
+            child.kill()
         attempt = Attempt(
             exit_code=code,
             last_step=None if watch.beat is None else watch.beat.step,
@@ -202,22 +209,48 @@ class Supervisor:
             code = child.wait(self._settings.poll_secs)
             now = self._clock()
             watch.look(now)
+            self._training = watch.training
             if code is not None:
                 return code, False
             if self._is_stopping:
                 if now - self._stopping_since > self._settings.stop_secs:
-                    return watch.kill(child, "it did not stop in time"), False
+                    return watch.kill(child, _TOO_SLOW), False
             elif watch.is_hung(now):
                 return self._end_hung(child, watch), True
+
+    def _clear(self, child: Child, watch: _Watch) -> None:
+        """Ends what the program has left running.
+
+        A shell or another wrapper may have ended before the training behind it, which
+        then gets all the time that it has to save.
+        """
+        began = self._clock()
+        is_left = child.is_left() and child.send_all(signal.SIGTERM)
+        while is_left:
+            limit, since = self._settings.stop_secs, began
+            if self._is_stopping:
+                since = min(since, self._stopping_since)
+            watch.look(self._clock())
+            training = watch.training
+            is_over = (
+                not self._is_stopping if training is None else not child.has(training)
+            )
+            if is_over:
+                limit, since = min(limit, _HELPERS_SECS), began
+            if self._clock() - since > limit:
+                watch.kill(child, _LEFT)
+                return
+            time.sleep(min(self._settings.poll_secs, 0.05))
+            is_left = child.is_left()
 
     def _end_hung(self, child: Child, watch: _Watch) -> int:
         """Lets a hung program show its stacks, and ends it."""
         if watch.beat is not None and watch.beat.dumps_stacks:
-            child.send(DUMP_SIGNAL)
+            child.dump(watch.beat.pid)
             if (code := child.wait(self._settings.dump_secs)) is not None:
                 return code
         # Perhaps it is slow only: then it saves.
-        child.send(signal.SIGTERM)
+        child.send(signal.SIGTERM, training=watch.training)
         ends = self._clock() + min(self._settings.stop_secs, 30.0)
         while self._clock() < ends:
             if (code := child.wait(self._settings.poll_secs)) is not None:
@@ -244,7 +277,7 @@ class Supervisor:
         self._stop_signals.append(number)
         child = self._child
         if child is not None:
-            child.send(number)
+            child.send(number, training=self._training)
         pid = None if child is None else child.pid
         self._events.emit("signal", signal=signal.Signals(number).name, pid=pid)
 
@@ -261,6 +294,11 @@ class _Watch:
         self._path = path
         self.start = start
         self.began = began
+
+    @property
+    def training(self) -> int | None:
+        """The process that has told of steps; None if none has."""
+        return None if self.beat is None else self.beat.pid or None
 
     def look(self, now: float) -> None:
         """Reads the newest heartbeat."""

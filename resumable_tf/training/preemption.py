@@ -9,20 +9,17 @@
 Signals and the metadata server's notices only leave a request; the state is saved
 between two steps. So no save under way is disturbed: it is finished first. A second
 Ctrl-C, and a SIGTERM that comes more than a second after the first signal, get the
-default treatment at once.
+default treatment at once. Processes forked meanwhile hear signals as without a guard.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from resumable_tf.errors import EXIT_PREEMPTED, ResumableError
 from resumable_tf.notices.metadata import metadata_pollers
@@ -30,15 +27,12 @@ from resumable_tf.notices.notice import Notice, NoticePoller
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.grace import GRACE_SECS, describe_grace
 from resumable_tf.training.last_save import save_in_time
+from resumable_tf.training.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from resumable_tf.checkpoint import Checkpointer
     from resumable_tf.state import TrainState
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_REPEAT_SECS = 1.0
-"""Whoever ends a whole control group sends SIGTERM to this process and to its
-supervisor, which passes it on: so long it counts as one."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,90 +57,6 @@ class Agreement(Protocol):
 
     def any(self, flag: bool) -> bool:
         """Returns whether the flag is set on any host."""
-
-
-class StopSignal:
-    """Remembers that the process was asked to stop.
-
-    Outside the main thread Python can't handle signals; there it stays silent and
-    `requested` is False unless `request` is called.
-
-    Attributes:
-        requested_at: When the signal came, by the clock; None before.
-    """
-
-    def __init__(
-        self,
-        *,
-        is_running: Callable[[FrameType | None], bool] = lambda frame: True,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Installs nothing before `__enter__`.
-
-        Args:
-            is_running: Tells from the interrupted frame whether what is to be stopped
-                still runs; if not, the signal gets the treatment it had before.
-            clock: Seconds.
-        """
-        self._is_running = is_running
-        self._clock = clock
-        self._requested: signal.Signals | None = None
-        self._first_at: float | None = None
-        self.requested_at: float | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    @property
-    def requested(self) -> signal.Signals | None:
-        """The signal that came, or None."""
-        return self._requested
-
-    def request(self, received: signal.Signals = signal.SIGTERM) -> None:
-        """Asks for a stop as the signal would."""
-        self.requested_at = self._clock()
-        self._requested = received
-
-    def __enter__(self) -> StopSignal:
-        """Installs the handlers."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Puts the former handlers back."""
-        self._restore()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._is_running(frame):
-            self._restore()
-            os.kill(os.getpid(), number)
-            return
-        now = self._clock()
-        if self._first_at is None:
-            self._first_at = now
-            # Who presses Ctrl-C now means it.
-            self._put_former(signal.SIGINT)
-            self.request(signal.Signals(number))
-        elif now - self._first_at > _REPEAT_SECS:
-            self._put_former(signal.Signals(number))
-            os.kill(os.getpid(), number)
-
-    def _put_former(self, number: signal.Signals) -> None:
-        """Lets a signal have the treatment that it had before; it then forces."""
-        previous = self._previous[number]
-        # KeyboardInterrupt would be no force: what it ends waits for the save.
-        is_pythons = previous is signal.default_int_handler
-        signal.signal(number, signal.SIG_DFL if is_pythons else previous)
-
-    def _restore(self) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        self._previous = {}
 
 
 @dataclass(frozen=True)

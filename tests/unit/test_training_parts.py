@@ -28,8 +28,8 @@ from resumable_tf.training.hooks import Evaluate, is_evaluation_owed
 from resumable_tf.training.loop import CallResult, LoopPlan
 from resumable_tf.training.metrics_log import MetricsLog
 from resumable_tf.training.optimizer import FusedAdam, WarmupSchedule
-from resumable_tf.training.preemption import StopSignal
 from resumable_tf.training.run import _Session
+from resumable_tf.training.stop_signal import StopSignal
 from resumable_tf.training.strategy import Topology, make_strategy, topology_of
 
 
