@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from resumable_tf.checkpoint import audited
+from resumable_tf.checkpoint.announcement import announce_resume
 from resumable_tf.checkpoint.draft import draft_manifest
 from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.failures import Failures, attach
@@ -26,7 +27,7 @@ from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.restoring import restore_existing, restore_newest
 from resumable_tf.checkpoint.retention import keep_all_of
-from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
+from resumable_tf.checkpoint.run_config import open_run
 from resumable_tf.checkpoint.saving import Saving
 from resumable_tf.checkpoint.schedule import save_when
 from resumable_tf.checkpoint.tier import Tier
@@ -82,10 +83,9 @@ class Checkpointer:
         self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
         self._options = options
         self._config = None if config is None else dict(config)
-        self._clock = options.clock
         durable = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))
         self._tiers = make_tiers(durable, options, self.failures.succeeded)
-        self._changes = BatchSizeChanges(self.storage, self._config, self._clock)
+        self._changes = BatchSizeChanges(self.storage, self._config, options.clock)
         self._saving = Saving(self._tiers, self._due, self.failures, options)
 
     def restore_or_initialize(
@@ -114,6 +114,7 @@ class Checkpointer:
             FastTierMismatchError: If the fast tier is another run's.
             RunInUseError: If another process saves to the run and is alive.
         """
+        began = self._options.elapsed()
         self._begin(allow_batch_size_change)
         self._tiers.begin()
         try:
@@ -126,6 +127,9 @@ class Checkpointer:
         if info is not None:
             self._saving.resume_copy(info)
         self._changes.record(step=state.step)
+        if info is not None and self._options.verbose:
+            secs = self._options.elapsed() - began
+            announce_resume(info.step, self.storage.root, took_secs=secs)
         return info
 
     def restore(
@@ -137,9 +141,8 @@ class Checkpointer:
     ) -> CheckpointInfo:
         """Restores a checkpoint that must be there; only reads the run directory.
 
-        So it may be used beside a training that is under way, to evaluate or export.
-        If training goes on from it, the next save moves newer ones out of the way, to
-        `checkpoints/superseded`.
+        So it may be used beside a running training, to evaluate or export. If training
+        goes on from it, the next save moves newer ones to `checkpoints/superseded`.
 
         Args:
             state: The live objects; not touched unless all of them fit.
@@ -198,10 +201,7 @@ class Checkpointer:
         return self._saving.is_due(step, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
-        """Returns the next step that is known to be due, None if none is.
-
-        A loop that runs several steps at once must not run past it.
-        """
+        """Returns the next step known to be due, or None: no call may run past it."""
         return self._due.next_save_step(step)
 
     def maybe_save(
@@ -391,10 +391,8 @@ class Checkpointer:
         audited.note_step(state, wait=self.wait)
         self._changes.record(step=self._due.last_step)
         self._saving.make_way(state, in_durable=in_durable)
-        fingerprint = None if self._config is None else fingerprint_of(self._config)
-        draft = draft_manifest(
-            state, metrics=metrics, config=fingerprint, time=self._clock()
-        )
+        now = self._options.clock()
+        draft = draft_manifest(state, metrics=metrics, config=self._config, time=now)
         return self._saving.begin(
             state, draft, in_durable=in_durable, stopped_secs=stopped_secs
         )

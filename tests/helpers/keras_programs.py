@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import resumable_tf as rtf
+from resumable_tf.training.keras.one_fit import forget_completed
 
 keras = tf.keras
 layers = keras.layers
@@ -236,6 +237,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 def fresh(make: Callable[[], Program]) -> Program:
     """Returns a program as a new process would make it."""
+    forget_completed()
     keras.backend.clear_session()
     if not IS_KERAS_3:
         keras.backend.experimental.enable_tf_random_generator()
