@@ -380,9 +380,18 @@ class _Described:
     """What a checkpoint says of the data of a `fit`, and must find again."""
 
     def __init__(self, data: FitData, call: FitCall) -> None:
-        self._data = data
+        self._data, self._call = data, call
         self._rows = digest_rows(call)
 
     def describe(self) -> dict[str, Any]:
         """Returns JSON values that are equal for equal data."""
-        return {**self._data.describe(), "rows": self._rows}
+        described = self._data.describe()
+        if not self._call.is_keras_3 and self._rows is not None:
+            # tf_keras repeats arrays as often as there are epochs: that may change.
+            repeated = ["_RepeatDataset", {"_count": self._call.epochs}]
+            described["pipeline"] = [
+                operation
+                for operation in described["pipeline"]
+                if operation != repeated
+            ]
+        return {**described, "rows": self._rows}

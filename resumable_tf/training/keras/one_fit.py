@@ -14,6 +14,7 @@ complete, no other fit of the same process is; and a fit by arrays has the same 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -40,10 +41,12 @@ class OneFit:
 
         Args:
             call: The running `fit`.
-            root: The run directory, as one name for one place.
+            root: The run directory.
         """
         self._call = call
         self._root = root
+        # The same place by another name, unless it is a URL.
+        self._key = os.path.realpath(root)
         self._now = _describe(call)
 
     def check_first(self) -> None:
@@ -52,10 +55,10 @@ class OneFit:
         Raises:
             UsageError: If this process has completed a fit there.
         """
-        if self._root in _completed:
+        if self._key in _completed:
             raise UsageError(
                 f"{self._root} belongs to another fit of this program, which is "
-                f"complete:\n  that one: {_completed[self._root]}\n"
+                f"complete:\n  that one: {_completed[self._key]}\n"
                 f"  now:      {self._now}\n"
                 f"{self._advice}. Its weights and its history would be those of the "
                 "other one, without a single step of training"
@@ -82,7 +85,7 @@ class OneFit:
 
     def completed(self) -> None:
         """Notes that this fit has come to its end, or had done so before."""
-        _completed[self._root] = self._now
+        _completed[self._key] = self._now
 
     @property
     def _advice(self) -> str:
