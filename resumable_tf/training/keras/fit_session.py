@@ -22,10 +22,10 @@ from resumable_tf.auditing.log import BATCH, EPOCH
 from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint.failures import attach
 from resumable_tf.data.iterator_state import size_bytes
-from resumable_tf.errors import SaveError, StateError
+from resumable_tf.errors import SaveError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
-from resumable_tf.state.keras_objects import is_built, is_optimizer
+from resumable_tf.state.keras_objects import is_built
 from resumable_tf.state.leaf import (
     is_variable,
     replica_components,
@@ -34,6 +34,7 @@ from resumable_tf.state.leaf import (
 from resumable_tf.state.python_objects import global_random, set_global_random
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
+from resumable_tf.training.keras.eager_step import build_by_tracing, check_built
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.fit_data import FitData
 from resumable_tf.training.keras.fit_ending import FitEnding
@@ -104,14 +105,15 @@ class FitSession:
         step = trace_step(call, self._data.element_spec)
         roots = {"model": self._model, "fit": self._record}
         optimizer = getattr(self._model, "optimizer", None)
+        is_known = step is not None or build_by_tracing(call, self._data.element_spec)
         # Tracing has built the optimizers that the step uses; Keras makes one more
         # where a model with its own train_step is compiled without.
-        if optimizer is not None and (step is None or is_built(optimizer)):
+        if optimizer is not None and (not is_known or is_built(optimizer)):
             roots["optimizer"] = optimizer
         if not call.is_keras_3:
             roots["train_counter"] = self._model._train_counter
         self._state = TrainState(data=_Described(self._data, call), **roots)
-        self._check(step)
+        self._check(step, is_known=is_known)
         began = self._settings.options.elapsed()
         info = self._checkpointer.restore_or_initialize(self._state)
         self._data.install(on_first_batch=self._restore_again)
@@ -227,7 +229,7 @@ class FitSession:
         except SaveError as save_error:
             attach(error, save_error)
 
-    def _check(self, step: Any) -> None:
+    def _check(self, step: Any, *, is_known: bool) -> None:
         """Refuses a program of which something would be lost at a resume.
 
         Raises:
@@ -239,18 +241,8 @@ class FitSession:
         self._known.add(id(getattr(self._model, "_steps_per_execution", None)))
         if step is not None:
             check_function(step, covered=self._is_covered)
-            return
-        unbuilt = [
-            name
-            for name, value in vars(self._model).items()
-            if is_optimizer(value) and not is_built(value)
-        ]
-        if unbuilt or not self._model.built:
-            raise StateError(
-                f"run_eagerly=True, and {', '.join(unbuilt) or 'the model'} has no "
-                "variables before the first batch; call build() before fit, so that a "
-                "checkpoint can be restored into them"
-            )
+        elif not is_known:
+            check_built(self._model)
 
     def _is_covered(self, variable: Any) -> bool:
         if not is_variable(variable):
