@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from resumable_tf.checkpoint import audited
+from resumable_tf.checkpoint.announcement import announce_resume
 from resumable_tf.checkpoint.draft import draft_manifest
 from resumable_tf.checkpoint.due import Due
 from resumable_tf.checkpoint.failures import Failures, attach
@@ -25,7 +26,7 @@ from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.options import SaveOptions
 from resumable_tf.checkpoint.restoring import restore_existing, restore_newest
 from resumable_tf.checkpoint.retention import keep_all_of
-from resumable_tf.checkpoint.run_config import fingerprint_of, open_run
+from resumable_tf.checkpoint.run_config import open_run
 from resumable_tf.checkpoint.saving import SaveNow, Saving
 from resumable_tf.checkpoint.schedule import save_when
 from resumable_tf.checkpoint.storage_errors import tells_storage_errors
@@ -112,6 +113,7 @@ class Checkpointer:
             RunInUseError: If another process saves to the run and is alive.
             StorageError: If the storage fails, or has links where none may be.
         """
+        began = self._options.elapsed()
         self._begin(allow_batch_size_change)
         self._tiers.begin()
         try:
@@ -124,6 +126,9 @@ class Checkpointer:
         if info is not None:
             self._saving.resume_copy(info)
         self._changes.record(step=state.step)
+        if info is not None and self._options.verbose:
+            secs = self._options.elapsed() - began
+            announce_resume(info.step, self.storage.root, took_secs=secs)
         return info
 
     @tells_storage_errors
@@ -196,10 +201,7 @@ class Checkpointer:
         return self._saving.is_due(step, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
-        """Returns the next step that is known to be due, None if none is.
-
-        A loop that runs several steps at once must not run past it.
-        """
+        """Returns the next step known to be due, or None: no call may run past it."""
         return self._due.next_save_step(step)
 
     def maybe_save(
@@ -391,10 +393,8 @@ class Checkpointer:
         audited.note_step(state, wait=self._saving.wait)
         self._changes.record(step=self._due.last_step)
         self._saving.make_way(state, in_durable=in_durable)
-        fingerprint = None if self._config is None else fingerprint_of(self._config)
-        draft = draft_manifest(
-            state, metrics=metrics, config=fingerprint, time=self._options.clock()
-        )
+        now = self._options.clock()
+        draft = draft_manifest(state, metrics=metrics, config=self._config, time=now)
         return self._saving.begin(
             state, draft, in_durable=in_durable, stopped_secs=stopped_secs
         )

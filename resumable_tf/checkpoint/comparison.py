@@ -1,5 +1,6 @@
 """Saved against live, before any live object is touched.
 
+check_kind(manifest, state.inventory())
 check_inventory(manifest, state.inventory())
 check_optimizers(manifest, state.optimizers())
 check_data(manifest, state.describe_data())
@@ -21,7 +22,28 @@ from resumable_tf.state.replicas import is_component_key
 _SHOWN = 10
 _SIZE, _ORIGIN = "global_batch_size", "origin"
 _FLAGS = {_SIZE: "--batch-size", "seed": "--seed"}
+_OF_FIT = "fit/"
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
+
+
+def check_kind(manifest: Manifest, entries: Iterable[Entry]) -> None:
+    """Tells a checkpoint of `fit` from one of a training loop.
+
+    Args:
+        manifest: The checkpoint.
+        entries: The live objects' inventory.
+
+    Raises:
+        CheckpointMismatchError: If one is of the one kind, and one of the other.
+    """
+    kinds = ["a training loop (Checkpointer)", "model.fit (ResumeCallback)"]
+    saved = any(key.startswith(_OF_FIT) for key in manifest.inventory)
+    now = any(entry.key.startswith(_OF_FIT) for entry in entries)
+    if saved != now:
+        raise CheckpointMismatchError(
+            f"cannot restore step {manifest.step}: it was saved by {kinds[saved]}, not "
+            f"by {kinds[now]}. Give each of them a run directory of its own"
+        )
 
 
 def check_inventory(manifest: Manifest, entries: Iterable[Entry]) -> None:

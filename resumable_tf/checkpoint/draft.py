@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from resumable_tf.checkpoint.environment import environment
 from resumable_tf.checkpoint.manifest import Manifest, normalize_json
+from resumable_tf.checkpoint.run_config import fingerprint_of
 from resumable_tf.state import TrainState
 
 
@@ -19,7 +21,7 @@ def draft_manifest(
     state: TrainState,
     *,
     metrics: Mapping[str, float] | None,
-    config: str | None,
+    config: Mapping[str, Any] | None,
     time: float,
 ) -> Manifest:
     """Returns the manifest of a state, without what its snapshot knows.
@@ -27,7 +29,7 @@ def draft_manifest(
     Args:
         state: The live objects, between two steps.
         metrics: Finite numbers, None without.
-        config: Fingerprint of run.json, None without.
+        config: The run's settings, None without run.json.
         time: Seconds since 1970.
 
     Raises:
@@ -47,7 +49,7 @@ def draft_manifest(
         metrics=_finite(metrics or {}),
         versions=environment(),
         topology={},
-        config=config,
+        config=None if config is None else fingerprint_of(config),
         time=time,
     )
 

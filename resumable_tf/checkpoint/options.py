@@ -44,6 +44,9 @@ class SaveOptions:
         before_save: Called with the state before each snapshot, while training waits;
             it may set `state.extra`. What it returns is called on the writer's thread
             before anything is written: what a checkpoint refers to is stored by then.
+        verbose: Whether a run that goes on says so in one line, by
+            `restore_or_initialize`: as an INFO record where the program shows these
+            of this library, else on standard error.
         clock: Seconds since 1970; goes into the manifests, and decides nothing.
         elapsed: Seconds by a clock that never jumps, for all periods.
     """
@@ -55,6 +58,7 @@ class SaveOptions:
     on_storage_error: OnStorageError = "stop"
     fast_tier: FastTier | None = None
     before_save: Callable[[TrainState], Callable[[], None]] | None = None
+    verbose: bool = True
     clock: Callable[[], float] = time.time
     elapsed: Callable[[], float] = elapsed_secs
 

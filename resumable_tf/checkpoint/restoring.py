@@ -15,6 +15,7 @@ from resumable_tf.checkpoint.bundle import open_bundle
 from resumable_tf.checkpoint.comparison import (
     check_data,
     check_inventory,
+    check_kind,
     check_optimizers,
 )
 from resumable_tf.checkpoint.environment import changes, environment
@@ -196,6 +197,7 @@ def _restore(
     with reading(tier.catalog, step):
         info = tier.catalog.info(step)
         with open_bundle(tier.storage, info.manifest) as path:
+            check_kind(info.manifest, state.inventory())
             check_data(
                 info.manifest,
                 state.describe_data(),

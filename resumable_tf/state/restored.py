@@ -3,26 +3,20 @@
     restore_values(graph, path, inventory)
 
 `tf.train.Checkpoint.restore` reads everything before it assigns anything: a second copy
-of the state. So variables of one device are read here, in groups, and TensorFlow
-restores the other objects only.
+of the state. So variables of one device are read here, in groups. The other objects get
+their values through the method that TensorFlow itself would call: a checkpoint object
+over a part of the state would warn of every value that it leaves alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.state.leaf import (
-    checkpoint_options,
-    host_device,
-    is_variable,
-    tensorflow_variable,
-)
-from resumable_tf.state.mirror import Mirror, link_mirrors
-from resumable_tf.state.object_graph import Node, ObjectGraph, Value
+from resumable_tf.state.leaf import host_device, is_variable, tensorflow_variable
+from resumable_tf.state.object_graph import Node, ObjectGraph, Value, key_of
 
 GROUP_BYTES = 256 * 2**20
 """Read at once, unless one value alone is larger."""
@@ -53,33 +47,40 @@ def restore_values(graph: ObjectGraph, path: str, inventory: Inventory) -> None:
     variables = [value for value in graph.values if is_variable(value.node.obj)]
     for group in _groups(variables, inventory):
         _assign(group, path, inventory)
-    others = [n for n in graph.nodes if n.leaves and not is_variable(n.obj)]
-    if others:
-        _restore_others(graph, path, others)
+    for node in graph.nodes:
+        if node.leaves and not is_variable(node.obj):
+            _restore_other(node, path, inventory)
 
 
 def _assign(group: list[Value], path: str, inventory: Inventory) -> None:
-    keys = [value.key for value in group]
-    with tf.device(host_device()):
-        tensors = tf.raw_ops.RestoreV2(
-            prefix=path,
-            tensor_names=keys,
-            shape_and_slices=[""] * len(keys),
-            dtypes=[inventory[key][1] for key in keys],
-        )
+    tensors = _read([value.key for value in group], path, inventory)
     for value in group:
         # With its tensor let go of, the variable may take over the memory.
         variable = tensorflow_variable(value.node.obj)
         variable.assign(tensors.pop(0), read_value=False)
 
 
-def _restore_others(graph: ObjectGraph, path: str, others: Iterable[Node]) -> None:
-    """Lets TensorFlow restore what is no variable, strictly."""
-    mirrors: dict[int, Any] = {id(node): Mirror() for node in graph.nodes}
-    mirrors.update((id(node), node.obj) for node in others)
-    checkpoint = tf.train.Checkpoint(**link_mirrors(graph, mirrors))
-    status = checkpoint.restore(path, checkpoint_options())
-    status.assert_existing_objects_matched()
+def _restore_other(node: Node, path: str, inventory: Inventory) -> None:
+    """Restores an object that is no variable."""
+    keys = [key_of(node, leaf) for leaf in node.leaves]
+    tensors = _read(keys, path, inventory)
+    if isinstance(node.obj, tf.train.experimental.PythonState):
+        node.obj.deserialize(tensors[0].numpy())
+        return
+    names = [leaf.name for leaf in node.leaves]
+    node.obj._restore_from_tensors(dict(zip(names, tensors, strict=True)))
+
+
+def _read(keys: list[str], path: str, inventory: Inventory) -> list[tf.Tensor]:
+    with tf.device(host_device()):
+        return list(
+            tf.raw_ops.RestoreV2(
+                prefix=path,
+                tensor_names=keys,
+                shape_and_slices=[""] * len(keys),
+                dtypes=[inventory[key][1] for key in keys],
+            )
+        )
 
 
 def _groups(values: Iterable[Value], inventory: Inventory) -> Iterator[list[Value]]:

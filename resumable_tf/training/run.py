@@ -173,6 +173,7 @@ class _Session:
             config=config.fingerprinted(model_config),
             options=dataclasses.replace(
                 config.save_options,
+                verbose=False,  # The next batch is said too.
                 before_save=lambda state: note_metrics(
                     state, self.train_log, self.eval_log
                 ),

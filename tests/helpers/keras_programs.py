@@ -23,6 +23,7 @@ import tensorflow as tf
 from helpers.starts import start_over_if_asked
 
 import resumable_tf as rtf
+from resumable_tf.training.keras.one_fit import forget_completed
 
 keras = tf.keras
 layers = keras.layers
@@ -238,6 +239,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 def fresh(make: Callable[[], Program]) -> Program:
     """Returns a program as a new process would make it."""
+    forget_completed()
     keras.backend.clear_session()
     if not IS_KERAS_3:
         keras.backend.experimental.enable_tf_random_generator()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 from resumable_tf.errors import StateError
@@ -33,7 +33,7 @@ class FitCall:
         epochs: Where training ends.
         training_data: The argument `x` of `fit`.
         validation_data: The argument of that name.
-        code: The code of `fit` itself.
+        frame: The frame of `fit` itself.
     """
 
     model: Any
@@ -43,13 +43,19 @@ class FitCall:
     epochs: int
     training_data: Any
     validation_data: Any
-    code: CodeType
+    frame: FrameType
 
     def is_running(self, frame: FrameType | None) -> bool:
-        """Returns whether a frame was called from `fit`."""
-        while frame is not None and frame.f_code is not self.code:
+        """Returns whether a frame was called from this very `fit`, or is its own."""
+        while frame is not None and frame is not self.frame:
             frame = frame.f_back
         return frame is not None
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The arguments `x`, `y` and `sample_weight` of `fit`."""
+        found = self.frame.f_locals
+        return tuple(found.get(name) for name in ("x", "y", "sample_weight"))
 
     @property
     def strategy(self) -> Any:
@@ -92,7 +98,7 @@ def find_fit_call(callback: Any) -> FitCall:
                         epochs=int(found["epochs"]),
                         training_data=found["x"],
                         validation_data=found.get("validation_data"),
-                        code=frame.f_code,
+                        frame=frame,
                     )
         frame = frame.f_back
     raise StateError(

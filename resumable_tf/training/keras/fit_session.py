@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any
 
@@ -22,21 +23,25 @@ from resumable_tf.auditing.log import BATCH, EPOCH
 from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint.failures import attach
 from resumable_tf.data.iterator_state import size_bytes
-from resumable_tf.errors import SaveError, StateError
+from resumable_tf.errors import SaveError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
-from resumable_tf.state.keras_objects import is_built, is_optimizer
+from resumable_tf.state.keras_objects import is_built
 from resumable_tf.state.leaf import (
     is_variable,
     replica_components,
     tensorflow_variable,
 )
 from resumable_tf.state.python_objects import global_random, set_global_random
-from resumable_tf.state.python_values import decode, encode
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
+from resumable_tf.training.keras.eager_step import build_by_tracing, check_built
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.fit_data import FitData
+from resumable_tf.training.keras.fit_ending import FitEnding
+from resumable_tf.training.keras.fit_record import FitRecord
+from resumable_tf.training.keras.one_fit import OneFit, digest_rows
+from resumable_tf.training.keras.resume_line import finished_line, resume_line
 from resumable_tf.training.keras.save_settings import (
     SaveSettings,
     finite_metrics,
@@ -48,31 +53,6 @@ from resumable_tf.training.preemption import Preempted, PreemptionGuard
 
 _log = logging.getLogger(__name__)
 _LARGE_POSITION = 4 << 20
-
-
-class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
-    """Python values inside a checkpoint.
-
-    Attributes:
-        value: What is saved, and what was restored.
-    """
-
-    def __init__(self) -> None:
-        """Begins empty."""
-        super().__init__()
-        self.value: dict[str, Any] = {}
-
-    def serialize(self) -> bytes:
-        """Returns the values as bytes; TensorFlow asks while saving."""
-        return encode(self.value)
-
-    def deserialize(self, string_value: bytes) -> None:
-        """Takes the values; TensorFlow calls it while restoring."""
-        self.value = decode(string_value)
-
-    def fingerprint(self) -> bytes:
-        """Returns nothing: an audit compares the objects that the values belong to."""
-        return b""
 
 
 class FitSession:
@@ -96,9 +76,11 @@ class FitSession:
         self._heartbeat = Heartbeat.from_environment()
         self._stop = None
         if settings.handles_signals:
-            # An exception may end fit without a word to its callbacks.
+            # Only while this very fit runs, should its end ever be missed.
             self._stop = PreemptionGuard(is_running=call.is_running)
         self._record = FitRecord()
+        self._one = OneFit(call, root=self._checkpointer.storage.root)
+        self._cleanup = ExitStack()
         self._restored: dict[str, Any] | None = None
         self._values: list[tuple[Any, Any]] = []
         self._done_before = 0
@@ -106,7 +88,6 @@ class FitSession:
         self._has_warned = False
         self._has_warned_of_size = False
         self._callbacks: CallbackStates | None = None
-        self._undo_slicing: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
         """Builds everything, restores the newest checkpoint and lets `fit` continue.
@@ -114,29 +95,49 @@ class FitSession:
         Raises:
             StateError: If something that changes in training can't be saved.
         """
+        self._one.check_first()
+        self._prepare_cleanup()
         self._heartbeat.start()
         call = self._call
         self._data = FitData(call)
         self.validation = ValidationData(call)
         if not call.strategy.__class__.__name__.startswith("_Default"):
-            self._undo_slicing = slice_for_replicas(call)
+            self._cleanup.callback(slice_for_replicas(call))
         step = trace_step(call, self._data.element_spec)
         roots = {"model": self._model, "fit": self._record}
         optimizer = getattr(self._model, "optimizer", None)
+        is_known = step is not None or build_by_tracing(call, self._data.element_spec)
         # Tracing has built the optimizers that the step uses; Keras makes one more
         # where a model with its own train_step is compiled without.
-        if optimizer is not None and (step is None or is_built(optimizer)):
+        if optimizer is not None and (not is_known or is_built(optimizer)):
             roots["optimizer"] = optimizer
         if not call.is_keras_3:
             roots["train_counter"] = self._model._train_counter
-        self._state = TrainState(data=self._data, **roots)
-        self._check(step)
+        self._state = TrainState(data=_Described(self._data, call), **roots)
+        self._check(step, is_known=is_known)
+        began = self._settings.options.elapsed()
         info = self._checkpointer.restore_or_initialize(self._state)
         self._data.install(on_first_batch=self._restore_again)
         if info is not None:
-            self._continue()
+            line = self._continue()
+            took = self._settings.options.elapsed() - began
+            self._settings.say(f"{line} ({took:.1f} s)")
         if self._stop is not None:
-            self._stop.__enter__()
+            self._cleanup.enter_context(self._stop)
+
+    def _prepare_cleanup(self) -> None:
+        """Notes what is given back when `fit` ends, the last of it first."""
+        model = self._model
+        self._cleanup.callback(self._checkpointer.close)
+        self._cleanup.callback(self._heartbeat.pause)
+        if self._call.is_keras_3:
+            self._cleanup.callback(setattr, model, "_initial_epoch", None)
+        else:
+            # Of an interrupted fit it stays, and the next one would read on there.
+            self._cleanup.callback(vars(model).pop, "_eval_data_handler", None)
+        ending = FitEnding(self._call, self.abandon)
+        self._cleanup.callback(ending.forget)
+        ending.watch()
 
     def begin_epoch(self, epoch: int) -> None:
         """Notes the epoch; the first one gets the callbacks' state back."""
@@ -213,21 +214,23 @@ class FitSession:
         if is_due and is_finite(logs):
             self._save(epoch + 1, 0, metrics=metrics, is_last=is_last)
 
-    def refuse(self) -> None:
-        """Leaves the model as it was, after `begin` has failed."""
-        self._undo_slicing()
+    def complete(self) -> None:
+        """Waits for the last save; the fit has come to its end."""
+        self._cleanup.close()
+        self._one.completed()
 
-    def end(self) -> None:
-        """Waits for the last save."""
-        self._heartbeat.pause()
-        if self._stop is not None:
-            self._stop.__exit__(None, None, None)
-        if self._call.is_keras_3:
-            self._model._initial_epoch = None
-        self._undo_slicing()
-        self._checkpointer.close()
+    def abandon(self, error: BaseException) -> None:
+        """Gives everything back, whatever has ended the fit.
 
-    def _check(self, step: Any) -> None:
+        Args:
+            error: What it ends with; a save that fails is attached to it.
+        """
+        try:
+            self._cleanup.close()
+        except SaveError as save_error:
+            attach(error, save_error)
+
+    def _check(self, step: Any, *, is_known: bool) -> None:
         """Refuses a program of which something would be lost at a resume.
 
         Raises:
@@ -239,44 +242,36 @@ class FitSession:
         self._known.add(id(getattr(self._model, "_steps_per_execution", None)))
         if step is not None:
             check_function(step, covered=self._is_covered)
-            return
-        unbuilt = [
-            name
-            for name, value in vars(self._model).items()
-            if is_optimizer(value) and not is_built(value)
-        ]
-        if unbuilt or not self._model.built:
-            raise StateError(
-                f"run_eagerly=True, and {', '.join(unbuilt) or 'the model'} has no "
-                "variables before the first batch; call build() before fit, so that a "
-                "checkpoint can be restored into them"
-            )
+        elif not is_known:
+            check_built(self._model)
 
     def _is_covered(self, variable: Any) -> bool:
         if not is_variable(variable):
             return False
         return id(tensorflow_variable(variable)) in self._known
 
-    def _continue(self) -> None:
-        """Lets `fit` begin where the restored checkpoint was taken."""
+    def _continue(self) -> str:
+        """Lets `fit` begin where the restored checkpoint was taken; says where."""
         restored = self._restored = dict(self._record.value)
         epoch, batch = self._state.extra["epoch"], self._state.extra["batch"]
         set_global_random(restored["random"])
         self.validation.resume(restored.get("validation", {}))
-        if restored["is_stopped"]:
-            epoch = self._call.epochs
-        self._data.begin_at(epoch)
-        if epoch >= self._call.epochs:
-            _log.info("training has ended at step %d already", self._state.step)
-            return
+        epochs, step = self._call.epochs, self._state.step
+        was_stopped = restored["is_stopped"]
+        self._one.check_epochs(epoch)
+        self._data.begin_at(epochs if was_stopped else epoch)
+        if was_stopped or epoch >= epochs:
+            return finished_line(
+                step, epoch=epoch, epochs=epochs, was_stopped=was_stopped
+            )
         self._data.resume(restored["data"], batch=batch)
         self._done_before = batch
         if batch:
             parts = map(replica_components, self._state.variables())
             self._values = [(part, tf.identity(part)) for part in chain(*parts)]
-        _log.info(
-            "resumed from step %d; next: epoch %d, batch %d",
-            *(self._state.step, epoch, batch),
+        num_batches = self._data.num_batches
+        return resume_line(
+            step, epoch=epoch, batch=batch, epochs=epochs, num_batches=num_batches
         )
 
     def _restore_again(self) -> None:
@@ -358,10 +353,8 @@ class FitSession:
             "Run the same program to continue.",
             step=self._state.step,
         )
-        try:
-            self.end()
-        except SaveError as error:  # Of a copy or an earlier save: this one is good.
-            attach(stopped, error)
+        # What may fail by now is a copy or an earlier save: this one is good.
+        self.abandon(stopped)
         raise stopped
 
     def _warn_of_size(self, position: list[bytes]) -> None:
@@ -374,3 +367,24 @@ class FitSession:
                 "examples, or use a smaller buffer",
                 size / 1e6,
             )
+
+
+class _Described:
+    """What a checkpoint says of the data of a `fit`, and must find again."""
+
+    def __init__(self, data: FitData, call: FitCall) -> None:
+        self._data, self._call = data, call
+        self._rows = digest_rows(call)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns JSON values that are equal for equal data."""
+        described = self._data.describe()
+        if not self._call.is_keras_3 and self._rows is not None:
+            # tf_keras repeats arrays as often as there are epochs: that may change.
+            repeated = ["_RepeatDataset", {"_count": self._call.epochs}]
+            described["pipeline"] = [
+                operation
+                for operation in described["pipeline"]
+                if operation != repeated
+            ]
+        return {**described, "rows": self._rows}

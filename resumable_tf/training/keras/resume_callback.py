@@ -14,6 +14,7 @@ import time
 from typing import Any, Literal
 
 from resumable_tf.checkpoint import SaveOptions
+from resumable_tf.errors import UsageError
 from resumable_tf.training.keras.fit_call import find_fit_call
 from resumable_tf.training.keras.fit_session import FitSession
 from resumable_tf.training.keras.save_settings import SaveSettings
@@ -96,7 +97,7 @@ class _Last(Hooks):
         self._session.end_epoch(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._session.end()
+        self._session.complete()
 
 
 class ResumeCallback(Hooks):
@@ -118,6 +119,7 @@ class ResumeCallback(Hooks):
         keep_last: int | None = 3,
         handles_signals: bool = True,
         options: SaveOptions | None = None,
+        verbose: int = 1,
     ) -> None:
         """Remembers its arguments; nothing is read or written.
 
@@ -134,6 +136,8 @@ class ResumeCallback(Hooks):
                 exit code 75 (`Preempted`).
             options: Everything else about saving. Its policies get the metrics of each
                 epoch at its end ("loss", "val_loss", ...), which the checkpoint keeps.
+            verbose: 1 prints one line when a training goes on, 0 is silent; whatever
+                `verbose` of `fit` is.
 
         Raises:
             ValueError: If a period or number is not positive.
@@ -146,6 +150,7 @@ class ResumeCallback(Hooks):
             handles_signals=handles_signals,
             options=options or SaveOptions(),
             began=time.time(),
+            is_verbose=bool(verbose),
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -155,14 +160,24 @@ class ResumeCallback(Hooks):
             CheckpointCorruptError: If there were checkpoints and none verifies.
             CheckpointMismatchError: If model, optimizer or callbacks are others.
             DataMismatchError: If the data or its pipeline is another.
+            ConfigMismatchError: If the run has more epochs than this fit.
             StateError: If something that changes in training can't be saved.
+            UsageError: If the run directory is another fit's of this program.
         """
         call = find_fit_call(self)
-        others = [c for c in call.callback_list.callbacks if c is not self]
+        running = call.callback_list.callbacks
+        others = [c for c in running if c is not self]
+        if any(isinstance(other, ResumeCallback) for other in others):
+            raise UsageError("fit was given two ResumeCallbacks; it can have one")
         session = FitSession(call, others, self._settings)
         call.callback_list.callbacks = [_First(session), *others, _Last(session)]
+        # Keras goes through this list: what the rest of it raises is seen here only.
+        following = running[running.index(self) + 1 :]
+        del running[running.index(self) + 1 :]
         try:
             session.begin()
-        except BaseException:
-            session.refuse()
+            for callback in following:
+                callback.on_train_begin(logs)
+        except BaseException as error:
+            session.abandon(error)
             raise

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import tensorflow as tf
 
 from resumable_tf.checkpoint import Checkpointer, SaveOptions
+from resumable_tf.checkpoint.announcement import announce
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,14 @@ class SaveSettings:
     handles_signals: bool
     options: SaveOptions
     began: float
+    is_verbose: bool = True
+
+    def say(self, line: str) -> None:
+        """Prints a line where Keras prints its own, unless it shall be silent."""
+        if not self.is_verbose:
+            return
+        is_interactive = tf.keras.utils.is_interactive_logging_enabled()
+        announce(line, stream=sys.stdout if is_interactive else sys.stderr)
 
     @property
     def saves_epochs(self) -> bool:
@@ -49,7 +60,7 @@ class SaveSettings:
             every_steps=self.every_steps,
             every_secs=self.every_secs,
             keep_last=self.keep_last,
-            options=self.options,
+            options=replace(self.options, verbose=False),
         )
 
     def __post_init__(self) -> None:
