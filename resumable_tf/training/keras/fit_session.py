@@ -31,7 +31,8 @@ from resumable_tf.state.leaf import (
     tensorflow_variable,
 )
 from resumable_tf.state.python_objects import global_random, set_global_random
-from resumable_tf.state.python_values import decode, encode
+from resumable_tf.state.python_state import decode_part
+from resumable_tf.state.python_values import encode
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
 from resumable_tf.training.keras.fit_call import FitCall
@@ -66,8 +67,12 @@ class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
         return encode(self.value)
 
     def deserialize(self, string_value: bytes) -> None:
-        """Takes the values; TensorFlow calls it while restoring."""
-        self.value = decode(string_value)
+        """Takes the values; TensorFlow calls it while restoring.
+
+        Raises:
+            CheckpointCorruptError: If the bytes are no such values.
+        """
+        self.value = decode_part(string_value, name="fit")
 
     def fingerprint(self) -> bytes:
         """Returns nothing: an audit compares the objects that the values belong to."""
