@@ -29,7 +29,8 @@ from resumable_tf.data.iterator_state import (
     write_iterator,
 )
 from resumable_tf.errors import StateError
-from resumable_tf.state.python_values import decode, encode
+from resumable_tf.state.python_state import decode_part
+from resumable_tf.state.python_values import encode
 
 _LARGE_POSITION = 4 << 20
 _log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
     def deserialize(self, string_value: bytes) -> None:
         """Moves to a position; TensorFlow calls it while restoring."""
-        record = decode(string_value)
+        record = decode_part(string_value, name="data", marks=False)
         self.epoch, self.batch = record["epoch"], record["batch"]
         self._safe, self._iterator = None, None
         if not record["position"]:

@@ -19,9 +19,8 @@ from resumable_tf.errors import StateError
 from resumable_tf.state.coverage import identities
 from resumable_tf.state.leaf import is_variable, tensorflow_variable
 from resumable_tf.state.object_graph import ObjectGraph
-from resumable_tf.state.python_objects import freeze
-from resumable_tf.state.python_state import RANDOM_GENERATORS
 from resumable_tf.state.python_values import encode
+from resumable_tf.state.random_states import RANDOM_GENERATORS, state_of
 
 
 class HiddenState:
@@ -39,7 +38,7 @@ class HiddenState:
         self._variables: list[tuple[str, Any]] = []
         for label, value in _attributes(trackables):
             if isinstance(value, RANDOM_GENERATORS) and id(value) not in known:
-                self._generators.append((label, value, encode(freeze(value))))
+                self._generators.append((label, value, encode(state_of(value))))
             elif isinstance(value, tf.random.Generator):
                 self._variables.append((label, value.state))
             elif is_variable(value):
@@ -66,7 +65,7 @@ class HiddenState:
         lost += [
             label
             for label, generator, before in self._generators
-            if encode(freeze(generator)) != before
+            if encode(state_of(generator)) != before
         ]
         lost.sort()
         if lost:

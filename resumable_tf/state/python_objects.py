@@ -1,31 +1,270 @@
-"""What a Python object keeps in its attributes, and how it has changed.
+"""What Python objects keep in their attributes, and how it has changed.
 
-    tracker = AttributeTracker(callback, name="EarlyStopping")
+    states = ObjectStates({"EarlyStopping": callback})
     ...                                     # training
-    tracker.changed()                       # {"wait": 3, "best": 0.25}
-    tracker.apply(saved)                    # in the next process
+    saved = states.changed()                # {"EarlyStopping": {"wait": 3, ...}}
+    states.apply(saved)                     # in the next process
 
-Only attributes that changed since the tracker was made count: what the user sets when
-the object is made stays the user's. Objects that have a state of their own (random
-generators, variables, metrics, objects with `state()` and `load_state()`) get it back
-in place, so that whoever else holds them sees it too.
+Only attributes that changed since then count: what the user sets when the object is
+made stays the user's. A save is tried out before it is given away: it is restorable,
+or it is refused. Objects that the program makes by itself get their state back in
+place, so that whoever else holds them sees it too; all others are made anew, and
+nothing else is changed.
 """
 
 from __future__ import annotations
 
-import collections
+import functools
+import hashlib
 import random
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from resumable_tf.errors import StateError
-from resumable_tf.state.keras_objects import variables_of
-from resumable_tf.state.leaf import is_variable, tensorflow_variable
-from resumable_tf.state.python_values import InPlace, NotStorable, encode
+from resumable_tf.errors import CheckpointMismatchError, StateError
+from resumable_tf.state.freezing import Freezer
+from resumable_tf.state.live_objects import LiveObjects, slots_of
+from resumable_tf.state.memory import shared_memory
+from resumable_tf.state.program_code import (
+    ProgramCode,
+    calling_modules,
+    is_library,
+)
+from resumable_tf.state.python_values import decode, encode
+from resumable_tf.state.random_states import LEGACY, PYTHON, check
+from resumable_tf.state.thawing import Thawer
+from resumable_tf.state.value_kinds import (
+    Generator,
+    Gone,
+    MalformedValue,
+    NotStorable,
+)
 
-_LIBRARIES = ("keras.", "tf_keras.", "tensorflow.", "builtins", "_io", "threading")
+_SMALL = 1 << 16
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), list, dict, set, tuple)
+_REMEDY = (
+    "give {kind} the methods state() and load_state(state), or keep numbers, strings, "
+    "arrays, and lists and dictionaries of these"
+)
+
+Saved = dict[str, dict[str, Any]]
+Covered = Callable[[Any], bool]
+
+
+class _Token:
+    """Tells whether an attribute is as it was, and what it was if that is short."""
+
+    def __init__(self, form: Any) -> None:
+        data = encode(form)
+        self.digest = hashlib.blake2b(data).digest()
+        self.data = data if len(data) <= _SMALL else None
+
+
+class ObjectStates:
+    """Follows the attributes of some objects."""
+
+    def __init__(
+        self,
+        objects: Mapping[str, Any],
+        *,
+        ignored: Mapping[str, Collection[str]] | None = None,
+        covered: Covered = lambda variable: False,
+    ) -> None:
+        """Remembers the attributes as they are now.
+
+        Args:
+            objects: Whose attributes to follow, by the names to call them in errors.
+            ignored: Attributes of each that don't count.
+            covered: Tells whether a variable is part of the state already.
+        """
+        self._live = LiveObjects(objects, ignored=ignored or {})
+        self._covered = covered
+        self._ignored = ignored or {}
+        self._baseline = self._tokens(self._live.initial)
+        self._modules = calling_modules()
+        self._opaque = dict(self._freezer.opaque)
+        self._of_classes = self._class_values()
+
+    @functools.cached_property
+    def _code(self) -> ProgramCode:
+        return ProgramCode(
+            self._live.objects(), kinds=self._live.kinds, modules=self._modules
+        )
+
+    def changed(self) -> Saved:
+        """Returns the storable form of every attribute that is not as it was.
+
+        Raises:
+            StateError: If such an attribute can't be stored, or not be restored.
+        """
+        self._check_classes()
+        self._freezer = freezer = self._new_freezer()
+        saved: Saved = {}
+        for name in self._live.roots:
+            now = self._live.attributes(name)
+            forms = {}
+            for key, value in now.items():
+                try:
+                    form = freezer.value(value)
+                    token = _Token(form)
+                except NotStorable as error:
+                    raise self._refusal(name, key, error) from error
+                before = self._baseline[name].get(key)
+                if before is None or before.digest != token.digest:
+                    forms[key] = form
+            forms.update((k, Gone()) for k in self._live.initial[name].keys() - now)
+            saved[name] = forms
+        self._check(saved)
+        return saved
+
+    def apply(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Gives the objects the saved attributes, and all others what they had.
+
+        Args:
+            saved: What `changed` returned, perhaps in another process; of some of the
+                objects or of all.
+
+        Raises:
+            CheckpointMismatchError: If it is nothing that a save of these objects
+                gives. Nothing is changed then.
+        """
+        try:
+            thawer = Thawer(self._live, self._code, covered=self._covered)
+            found = {
+                name: thawer.attributes(name, self._whole(name, forms))
+                for name, forms in saved.items()
+            }
+        except MalformedValue as error:
+            raise CheckpointMismatchError(
+                f"cannot restore what Python objects keep: {error}.\n"
+                "The program has changed since the checkpoint was saved, or the "
+                "checkpoint is not one of its own. Restore the program, or start a "
+                "new run directory.",
+                changed=[str(error)],
+            ) from error
+        thawer.commit()
+        for name, values in found.items():
+            for key, value in values.items():
+                _set(self._live.roots[name], key, value)
+
+    def _whole(self, name: str, forms: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the forms of what must be put back of an object.
+
+        Beginning an epoch a second time may have changed what a save found unchanged.
+        """
+        whole = dict(forms)
+        now = self._tokens({name: self._live.attributes(name)})[name]
+        for key, before in self._baseline[name].items():
+            token = now.get(key)
+            if before is None or before.data is None or key in whole:
+                continue
+            if token is None or token.digest != before.digest:
+                whole[key] = decode(before.data)
+        for key in now.keys() - self._baseline[name].keys() - whole.keys():
+            vars(self._live.roots[name]).pop(key, None)
+        return whole
+
+    def _new_freezer(self) -> Freezer:
+        return Freezer(self._live, covered=self._covered)
+
+    def _tokens(
+        self, attributes: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, _Token | None]]:
+        """Returns what tells whether attributes change; None of what has no form."""
+        self._freezer = self._new_freezer()
+        found: dict[str, dict[str, _Token | None]] = {}
+        for name in self._live.roots:
+            tokens = found.setdefault(name, {})
+            for key, value in attributes.get(name, {}).items():
+                try:
+                    tokens[key] = _Token(self._freezer.value(value))
+                except NotStorable:
+                    tokens[key] = None
+        return found
+
+    def _check(self, saved: Saved) -> None:
+        """Tries out whether a save can be restored.
+
+        Raises:
+            StateError: If it can't.
+        """
+        thawer = Thawer(self._live, self._code, covered=self._covered)
+        for name, forms in saved.items():
+            for key, form in forms.items():
+                try:
+                    thawer.attributes(name, {key: form})
+                except MalformedValue as error:
+                    raise self._refusal(name, key, error) from error
+        changed = [
+            place
+            for place, text in self._freezer.opaque.items()
+            if self._opaque.get(place, text) != text
+        ]
+        shared = shared_memory(self._freezer.made_arrays, self._freezer.held_arrays)
+        if changed or shared:
+            what = f"{changed[0]} changed" if changed else shared
+            raise StateError(
+                f"{what} during training and can't be saved; "
+                + _REMEDY.format(kind="its owner")
+            )
+
+    def _refusal(self, name: str, key: str, error: Exception) -> StateError:
+        kind = type(self._live.roots[name]).__name__
+        return StateError(
+            f"{name}.{key} changed during training and can't be saved so that it can "
+            f"be restored ({error}); {_REMEDY.format(kind=kind)}, or set the attribute "
+            "before training begins"
+        )
+
+    def _class_values(self) -> dict[tuple[type, str], bytes | None]:
+        """Returns the values in the bodies of the users' classes."""
+        kinds = {base for obj in self._live.objects() for base in type(obj).__mro__}
+        users = [kind for kind in kinds if not is_library(kind.__module__)]
+        found = {}
+        for kind in users:
+            slots = slots_of(kind)
+            for key, value in list(vars(kind).items()):
+                is_plain = type(value) in _PLAIN or isinstance(value, np.ndarray)
+                if is_plain and key not in slots and not key.startswith("__"):
+                    found[kind, key] = _class_token(value)
+        return found
+
+    def _check_classes(self) -> None:
+        """Makes sure that no attribute of a class has changed.
+
+        Raises:
+            StateError: If one has: other objects see it, so it is nobody's state.
+        """
+        now = self._class_values()
+        for (kind, key), before in self._of_classes.items():
+            if now.get((kind, key)) != before:
+                raise StateError(
+                    f"{kind.__qualname__}.{key} is an attribute of the class, and "
+                    "changed during training; give each object its own "
+                    f"(self.{key} = ... in __init__)"
+                )
+
+
+def _class_token(value: Any) -> bytes | None:
+    try:
+        return encode(Freezer(LiveObjects({}, ignored={})).value(value))
+    except NotStorable:
+        return None
+
+
+def _set(obj: Any, key: str, value: Any) -> None:
+    """Sets or deletes an attribute, past what the class does when one is set."""
+    slot = slots_of(type(obj)).get(key)
+    if isinstance(value, Gone):
+        if slot is not None:
+            slot.__delete__(obj)
+        else:
+            vars(obj).pop(key, None)
+    elif slot is not None:
+        slot.__set__(obj, value)
+    else:
+        vars(obj)[key] = value
 
 
 class AttributeTracker:
@@ -37,7 +276,7 @@ class AttributeTracker:
         *,
         name: str,
         ignored: Collection[str] = (),
-        covered: Callable[[Any], bool] = lambda variable: False,
+        covered: Covered = lambda variable: False,
     ) -> None:
         """Remembers the attributes as they are now.
 
@@ -49,214 +288,29 @@ class AttributeTracker:
         """
         self.obj = obj
         self._name = name
-        self._ignored = set(ignored)
-        self._covered = covered
-        self._baseline = {key: self._token(value) for key, value in self._items()}
+        self._states = ObjectStates(
+            {name: obj}, ignored={name: ignored}, covered=covered
+        )
 
     def changed(self) -> dict[str, Any]:
         """Returns the storable form of every attribute that is not as it was.
 
         Raises:
-            StateError: If such an attribute can't be stored.
+            StateError: If such an attribute can't be stored, or not be restored.
         """
-        found = {}
-        for key, value in self._items():
-            token = self._token(value)
-            before = self._baseline.get(key)
-            if token == before:
-                continue
-            if not isinstance(token, bytes):
-                raise StateError(
-                    f"{self._name}.{key} changed during training and can't be saved "
-                    f"({token.reason}); give {type(self.obj).__name__} the methods "
-                    "state() and load_state(state), or set the attribute before "
-                    "training begins"
-                )
-            found[key] = self._freeze(value)
-        return found
+        return self._states.changed()[self._name]
 
     def apply(self, saved: Mapping[str, Any]) -> None:
         """Gives the object the saved attributes.
 
         Args:
-            saved: What `changed` returned in another process.
+            saved: What `changed` returned, perhaps in another process.
 
         Raises:
-            StateError: If an object that a value belongs into is not there.
+            CheckpointMismatchError: If it is nothing that a save of this object gives.
+                Nothing is changed then.
         """
-        for key, frozen in saved.items():
-            live = getattr(self.obj, key, None)
-            value = thaw(frozen, live, name=f"{self._name}.{key}")
-            if value is not live:
-                setattr(self.obj, key, value)
-
-    def _items(self) -> list[tuple[str, Any]]:
-        items = vars(self.obj).items()
-        return [(key, value) for key, value in items if key not in self._ignored]
-
-    def _freeze(self, value: Any) -> Any:
-        return freeze(value, covered=self._covered)
-
-    def _token(self, value: Any) -> bytes | _Opaque:
-        """Returns what tells whether a value is still the same."""
-        try:
-            return encode(self._freeze(value))
-        except NotStorable as error:
-            return _Opaque(value, str(error))
-
-
-class _Opaque:
-    """Stands for a value that can't be stored: equal if it is the same object."""
-
-    def __init__(self, value: Any, reason: str) -> None:
-        self._value = value
-        self.reason = reason
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Opaque) and self._value is other._value
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def freeze(
-    value: Any,
-    *,
-    covered: Callable[[Any], bool] = lambda variable: False,
-    _above: tuple[int, ...] = (),
-) -> Any:
-    """Returns a storable copy of a value, with objects' states as `InPlace`.
-
-    Args:
-        value: Anything.
-        covered: Tells whether a variable is part of the state already.
-
-    Raises:
-        NotStorable: If a part of it can't be stored.
-    """
-    if id(value) in _above:
-        raise NotStorable("it contains itself")
-    above = (*_above, id(value))
-
-    def inner(item: Any) -> Any:
-        return freeze(item, covered=covered, _above=above)
-
-    kind = type(value)
-    if kind in (list, tuple, set, frozenset):
-        return kind(inner(item) for item in value)
-    if isinstance(value, dict) and kind.__module__ in ("builtins", "collections"):
-        frozen = {key: inner(item) for key, item in value.items()}
-        return kind(frozen) if kind is collections.OrderedDict else frozen
-    state = _state_of(value, covered)
-    if state is not None:
-        return InPlace(state.kind, inner(state.state))
-    if _is_plain_object(value):
-        return InPlace("attributes", inner(dict(vars(value))))
-    return value
-
-
-def thaw(frozen: Any, live: Any, *, name: str) -> Any:
-    """Returns the value that was frozen; objects get their state back in place.
-
-    Args:
-        frozen: What `freeze` returned.
-        live: The value that is there now.
-        name: What to call it in errors.
-
-    Raises:
-        StateError: If an object that a state belongs into is not there.
-    """
-    if isinstance(frozen, InPlace):
-        _put_back(frozen, live, name)
-        return live
-    if isinstance(frozen, (list, tuple)) and _has_states(frozen):
-        if not isinstance(live, (list, tuple)) or len(live) != len(frozen):
-            raise StateError(f"{name} held {len(frozen)} objects when it was saved")
-        pairs = enumerate(zip(frozen, live, strict=True))
-        items = [
-            thaw(item, held, name=f"{name}[{index}]") for index, (item, held) in pairs
-        ]
-        return live if all(a is b for a, b in zip(items, live, strict=True)) else items
-    if isinstance(frozen, dict):
-        before = live if isinstance(live, dict) else {}
-        items_by_key = {
-            key: thaw(item, before.get(key), name=f"{name}[{key!r}]")
-            for key, item in frozen.items()
-        }
-        if not isinstance(live, dict):
-            return items_by_key
-        live.clear()
-        live.update(items_by_key)
-        return live
-    return frozen
-
-
-def _has_states(value: Any) -> bool:
-    if isinstance(value, InPlace):
-        return True
-    if isinstance(value, dict):
-        value = list(value.values())
-    return isinstance(value, (list, tuple)) and any(map(_has_states, value))
-
-
-def _state_of(value: Any, covered: Callable[[Any], bool]) -> InPlace | None:
-    """Returns the state of an object of a known kind, None for others."""
-    if isinstance(value, random.Random):
-        return InPlace("random", value.getstate())
-    if isinstance(value, np.random.Generator):
-        return InPlace("generator", value.bit_generator.state)
-    if isinstance(value, np.random.RandomState):
-        return InPlace("random_state", value.get_state(legacy=False))
-    if isinstance(value, type):
-        return None
-    if callable(getattr(value, "state", None)) and hasattr(value, "load_state"):
-        return InPlace("own", value.state())
-    variables = [value] if is_variable(value) else variables_of(value)
-    if variables:
-        if all(map(covered, variables)):
-            raise NotStorable("it belongs to the model")
-        arrays = [tensorflow_variable(v).numpy() for v in variables]
-        return InPlace("variables", arrays)
-    return None
-
-
-def _is_plain_object(value: Any) -> bool:
-    """Returns whether an object is an instance of some user's class."""
-    if isinstance(value, type) or callable(value) or not hasattr(value, "__dict__"):
-        return False
-    module = type(value).__module__
-    return not f"{module}.".startswith(_LIBRARIES)
-
-
-def _put_back(frozen: InPlace, live: Any, name: str) -> None:
-    """Gives a live object its state.
-
-    Raises:
-        StateError: If the object is not there, or is another.
-    """
-    state = frozen.state
-    try:
-        if frozen.kind == "attributes":
-            attributes = vars(live)
-            for key, item in state.items():
-                before = attributes.get(key)
-                attributes[key] = thaw(item, before, name=f"{name}.{key}")
-        elif frozen.kind == "random":
-            live.setstate(state)
-        elif frozen.kind == "generator":
-            live.bit_generator.state = state
-        elif frozen.kind == "random_state":
-            live.set_state(state)
-        elif frozen.kind == "own":
-            live.load_state(state)
-        else:
-            variables = [live] if is_variable(live) else variables_of(live)
-            for variable, array in zip(variables, state, strict=True):
-                variable.assign(array)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise StateError(
-            f"{name} was saved as an object with a state ({frozen.kind}), and is now "
-            f"a {type(live).__name__} that can't take it: {error}"
-        ) from error
+        self._states.apply({self._name: saved})
 
 
 def global_random() -> dict[str, Any]:
@@ -265,6 +319,17 @@ def global_random() -> dict[str, Any]:
 
 
 def set_global_random(state: Mapping[str, Any]) -> None:
-    """Puts both back."""
+    """Puts both back.
+
+    Args:
+        state: What `global_random` returned.
+
+    Raises:
+        MalformedValue: If it is anything else. Nothing is changed then.
+    """
+    if not isinstance(state, dict) or state.keys() != {"python", "numpy"}:
+        raise MalformedValue("it is no state of the global random generators")
+    check(Generator(PYTHON, state["python"]))
+    check(Generator(LEGACY, state["numpy"]))
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

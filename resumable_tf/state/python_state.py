@@ -9,22 +9,19 @@ Random generators of Python and NumPy, and objects with methods `state()` and
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from resumable_tf.errors import StateError
-from resumable_tf.state.python_objects import (
-    freeze,
-    global_random,
-    set_global_random,
-    thaw,
-)
-from resumable_tf.state.python_values import NotStorable, decode, encode
+from resumable_tf.errors import CheckpointCorruptError, StateError
+from resumable_tf.state.freezing import own_state
+from resumable_tf.state.python_objects import global_random, set_global_random
+from resumable_tf.state.python_values import decode, encode
+from resumable_tf.state.random_states import RANDOM_GENERATORS, check, put, state_of
+from resumable_tf.state.thawing import load_own_state
+from resumable_tf.state.value_kinds import Generator, MalformedValue, NotStorable
 
-RANDOM_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+__all__ = ["RANDOM_GENERATORS", "GlobalRandom", "SavedObject", "has_python_state"]
 
 
 class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -47,7 +44,9 @@ class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
             StateError: If the state is not made of plain values.
         """
         try:
-            return encode(freeze(self._obj))
+            if isinstance(self._obj, RANDOM_GENERATORS):
+                return encode(state_of(self._obj))
+            return own_state(self._obj)
         except NotStorable as error:
             raise StateError(
                 f"{self._name}={type(self._obj).__name__} can't be saved ({error}); "
@@ -56,8 +55,28 @@ class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
             ) from error
 
     def deserialize(self, string_value: bytes) -> None:
-        """Puts the state back in place; TensorFlow calls it while restoring."""
-        thaw(decode(string_value), self._obj, name=self._name)
+        """Puts the state back in place; TensorFlow calls it while restoring.
+
+        Raises:
+            CheckpointCorruptError: If the bytes are no state of such an object.
+            CheckpointMismatchError: If the object does not take its own state.
+        """
+        if not isinstance(self._obj, RANDOM_GENERATORS):
+            state = decode_part(string_value, name=self._name, marks=False)
+            load_own_state(self._obj, state, self._name)
+            return
+        mark = decode_part(string_value, name=self._name)
+        try:
+            put(_checked(mark), self._obj)
+        except MalformedValue as error:
+            raise damaged(self._name, error) from error
+
+
+def _checked(mark: Any) -> Generator:
+    if not isinstance(mark, Generator):
+        raise MalformedValue("it is no state of a random generator")
+    check(mark)
+    return mark
 
 
 class GlobalRandom(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -68,8 +87,38 @@ class GlobalRandom(tf.train.experimental.PythonState):  # type: ignore[misc]
         return encode(global_random())
 
     def deserialize(self, string_value: bytes) -> None:
-        """Puts both back; TensorFlow calls it while restoring."""
-        set_global_random(decode(string_value))
+        """Puts both back; TensorFlow calls it while restoring.
+
+        Raises:
+            CheckpointCorruptError: If the bytes are no such states.
+        """
+        state = decode_part(string_value, name="python_random", marks=False)
+        try:
+            set_global_random(state)
+        except MalformedValue as error:
+            raise damaged("python_random", error) from error
+
+
+def decode_part(data: bytes, *, name: str, marks: bool = True) -> Any:
+    """Returns the Python value of one part of a checkpoint.
+
+    Args:
+        data: What `encode` returned.
+        name: The part, for errors.
+        marks: Whether marks may stand in it, or plain values only.
+
+    Raises:
+        CheckpointCorruptError: If the bytes are anything else.
+    """
+    try:
+        return decode(data, marks=marks)
+    except MalformedValue as error:
+        raise damaged(name, error) from error
+
+
+def damaged(name: str, error: Exception) -> CheckpointCorruptError:
+    """Returns the error of a part that no save has written."""
+    return CheckpointCorruptError(f"the part {name!r} is no saved value: {error}")
 
 
 def has_python_state(obj: Any) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.state.python_values import decode, encode
+from resumable_tf.state.python_state import decode_part
+from resumable_tf.state.python_values import encode
 
 
 class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -30,8 +31,12 @@ class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
         return encode(self.value)
 
     def deserialize(self, string_value: bytes) -> None:
-        """Takes the values; TensorFlow calls it while restoring."""
-        self.value = decode(string_value)
+        """Takes the values; TensorFlow calls it while restoring.
+
+        Raises:
+            CheckpointCorruptError: If the bytes are no such values.
+        """
+        self.value = decode_part(string_value, name="fit")
 
     def fingerprint(self) -> bytes:
         """Returns nothing: an audit compares the objects that the values belong to."""

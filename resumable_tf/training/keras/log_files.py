@@ -1,8 +1,10 @@
 """Log files of Keras' callbacks, cut to what they were at a checkpoint.
 
-file = CsvFile(csv_logger)
-saved = file.changed()
-file.apply(saved)           # in the next process: no line doubled, none missing
+    file = CsvFile(csv_logger)
+    saved = file.changed()
+    file.apply(saved)           # in the next process: no line doubled, none missing
+
+Which files these are the live callback tells, never the checkpoint.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.state.value_kinds import MalformedValue
+
 _COUNTERS = ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations")
 _EVENTS = "events.out.tfevents."
+_PARTS = ("sizes", "foreign", "counters")
 
 
 class CsvFile:
@@ -40,6 +45,21 @@ class CsvFile:
             with tf.io.gfile.GFile(self._callback.filename, "rb") as file:
                 lines = file.read()
         return {"lines": lines, "keys": self._callback.keys}
+
+    def check(self, saved: Any) -> None:
+        """Makes sure that these are lines and columns.
+
+        Raises:
+            MalformedValue: If they are not.
+        """
+        if type(saved) is not dict or saved.keys() != {"lines", "keys"}:
+            raise MalformedValue("it is no record of a CSV file")
+        keys = saved["keys"]
+        are_names = keys is None or (
+            type(keys) is list and all(type(key) is str for key in keys)
+        )
+        if type(saved["lines"]) is not bytes or not are_names:
+            raise MalformedValue("the lines of a CSV file are no bytes")
 
     def apply(self, saved: dict[str, Any]) -> None:
         """Writes the saved lines in place of all others."""
@@ -84,6 +104,26 @@ class EventFiles:
         sizes = self._sizes()
         return {"sizes": sizes, "foreign": self._foreign, "counters": counters}
 
+    def check(self, saved: Any) -> None:
+        """Makes sure that these are lengths of files and counters.
+
+        Raises:
+            MalformedValue: If they are not.
+        """
+        if type(saved) is not dict or saved.keys() != {"sizes", "foreign", "counters"}:
+            raise MalformedValue("it is no record of event files")
+        sizes, foreign, counters = (saved[key] for key in _PARTS)
+        is_known = type(sizes) is dict and type(foreign) is list
+        is_known = is_known and type(counters) is dict
+        if not is_known or not counters.keys() <= set(_COUNTERS):
+            raise MalformedValue("it is no record of event files")
+        numbers = [n for n in counters.values() if n is not None]
+        numbers += sizes.values()
+        if not all(type(n) is int and n >= 0 for n in numbers):
+            raise MalformedValue("the length of an event file is no number")
+        if not all(type(path) is str for path in (*sizes, *foreign)):
+            raise MalformedValue("the name of an event file is no text")
+
     def apply(self, saved: dict[str, Any]) -> None:
         """Cuts the files."""
         for path, size in self._sizes(before=self._began).items():
@@ -111,6 +151,8 @@ class EventFiles:
                 if before is not None and _started(name) >= before:
                     continue  # of this process
                 path = os.path.join(directory, name)
+                if _leads_elsewhere(path, root):
+                    continue
                 found[os.path.relpath(path, root)] = int(tf.io.gfile.stat(path).length)
         return found
 
@@ -120,7 +162,23 @@ def _started(name: str) -> int:
     return int(name.removeprefix(_EVENTS).split(".")[0])
 
 
+def _leads_elsewhere(path: str, root: str) -> bool:
+    """Returns whether a link on the way to a local file leads out of its directory."""
+    if "://" in root:
+        return False
+    inner = os.path.relpath(path, root)
+    return os.path.realpath(path) != os.path.join(os.path.realpath(root), inner)
+
+
 def _cut(path: str, size: int) -> None:
+    if "://" not in path:
+        # At once, and never through a link that has come since.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(descriptor, size)
+        finally:
+            os.close(descriptor)
+        return
     with tf.io.gfile.GFile(path, "rb") as file:
         head = file.read(size)
     with tf.io.gfile.GFile(path, "wb") as file:
