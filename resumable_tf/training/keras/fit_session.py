@@ -31,7 +31,7 @@ from resumable_tf.state.leaf import (
     tensorflow_variable,
 )
 from resumable_tf.state.python_objects import global_random, set_global_random
-from resumable_tf.state.python_state import decode_part
+from resumable_tf.state.python_state import damaged, decode_part
 from resumable_tf.state.python_values import encode
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
@@ -48,6 +48,7 @@ from resumable_tf.training.preemption import Preempted, PreemptionGuard
 
 _log = logging.getLogger(__name__)
 _LARGE_POSITION = 4 << 20
+_RECORDED = {"data", "callbacks", "random", "is_stopped"}
 
 
 class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -72,7 +73,10 @@ class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
         Raises:
             CheckpointCorruptError: If the bytes are no such values.
         """
-        self.value = decode_part(string_value, name="fit")
+        value = decode_part(string_value, name="fit")
+        if type(value) is not dict or not value.keys() >= _RECORDED:
+            raise damaged("fit", "it is no record of fit")
+        self.value = value
 
     def fingerprint(self) -> bytes:
         """Returns nothing: an audit compares the objects that the values belong to."""
