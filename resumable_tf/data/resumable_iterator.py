@@ -29,7 +29,7 @@ from resumable_tf.data.iterator_state import (
     write_iterator,
 )
 from resumable_tf.errors import StateError
-from resumable_tf.state.python_state import decode_part
+from resumable_tf.state.python_state import damaged, decode_part
 from resumable_tf.state.python_values import encode
 
 _LARGE_POSITION = 4 << 20
@@ -119,8 +119,14 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
         )
 
     def deserialize(self, string_value: bytes) -> None:
-        """Moves to a position; TensorFlow calls it while restoring."""
+        """Moves to a position; TensorFlow calls it while restoring.
+
+        Raises:
+            CheckpointCorruptError: If the bytes are no position.
+        """
         record = decode_part(string_value, name="data", marks=False)
+        if not _is_record(record):
+            raise damaged("data", "it is no position in a dataset")
         self.epoch, self.batch = record["epoch"], record["batch"]
         self._safe, self._iterator = None, None
         if not record["position"]:
@@ -172,3 +178,15 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
             return tf.nest.map_structure(lambda t: t[first : first + size], values)
 
         return self._strategy.experimental_distribute_values_from_function(part)
+
+
+def _is_record(record: Any) -> bool:
+    """Returns whether a decoded value is what `serialize` writes."""
+    numbers = ("epoch", "batch", "skip")
+    if type(record) is not dict or record.keys() != {*numbers, "position"}:
+        return False
+    if not all(type(record[name]) is int and record[name] >= 0 for name in numbers):
+        return False
+    position = record["position"]
+    is_list = type(position) is list and all(type(item) is bytes for item in position)
+    return is_list and record["skip"] <= record["batch"]

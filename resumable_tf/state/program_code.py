@@ -63,7 +63,13 @@ def calling_modules() -> set[str]:
 class ProgramCode:
     """The code of some objects' classes, and the user's code that it calls."""
 
-    def __init__(self, objects: Iterable[Any], *, kinds: Iterable[type] = ()) -> None:
+    def __init__(
+        self,
+        objects: Iterable[Any],
+        *,
+        kinds: Iterable[type] = (),
+        modules: Iterable[str] = (),
+    ) -> None:
         """Reads the code.
 
         Args:

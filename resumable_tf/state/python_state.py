@@ -116,7 +116,7 @@ def decode_part(data: bytes, *, name: str, marks: bool = True) -> Any:
         raise damaged(name, error) from error
 
 
-def damaged(name: str, error: Exception) -> CheckpointCorruptError:
+def damaged(name: str, error: object) -> CheckpointCorruptError:
     """Returns the error of a part that no save has written."""
     return CheckpointCorruptError(f"the part {name!r} is no saved value: {error}")
 

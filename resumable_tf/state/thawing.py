@@ -237,8 +237,10 @@ class Thawer:
         else:
             expected = dict if issubclass(base, dict) else base
         fields = getattr(kind, "_fields", None) if base is tuple else None
-        is_short = fields is not None and len(form.base or ()) != len(fields)
-        if type(form.base) is not expected or is_short:
+        is_alike = type(form.base) is expected
+        if is_alike and fields is not None:
+            is_alike = len(form.base) == len(fields)
+        if not is_alike:
             raise MalformedValue(f"{label} does not fit {form.of}")
         return self.value(form.base, label)
 

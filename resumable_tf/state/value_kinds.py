@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from resumable_tf.errors import ResumableError
+
 MAX_DEPTH = 100
 """Values within values; Python's own limit is some hundreds."""
 MAX_DIGITS = 4000
@@ -29,7 +31,7 @@ class NotStorable(TypeError):
     """A value that has no exact form as bytes."""
 
 
-class MalformedValue(ValueError):
+class MalformedValue(ResumableError, ValueError):
     """Bytes or marks that no save of this program has written."""
 
 

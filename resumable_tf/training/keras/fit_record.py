@@ -10,8 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.state.python_state import decode_part
+from resumable_tf.state.python_state import damaged, decode_part
 from resumable_tf.state.python_values import encode
+
+_RECORDED = {"data", "callbacks", "random", "is_stopped"}
 
 
 class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -36,7 +38,10 @@ class FitRecord(tf.train.experimental.PythonState):  # type: ignore[misc]
         Raises:
             CheckpointCorruptError: If the bytes are no such values.
         """
-        self.value = decode_part(string_value, name="fit")
+        value = decode_part(string_value, name="fit")
+        if type(value) is not dict or not value.keys() >= _RECORDED:
+            raise damaged("fit", "it is no record of fit")
+        self.value = value
 
     def fingerprint(self) -> bytes:
         """Returns nothing: an audit compares the objects that the values belong to."""
