@@ -35,8 +35,9 @@ _GENERATOR = {"generator"}
 _READS = {"ReadVariableOp", "VarHandleOp", "ResourceGather", "ResourceGatherNd"}
 _CALLS = {"StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case"}
 _HARMLESS = _READS | _CALLS | {"Assert", "Print", "PrintV2", "Placeholder", "Timestamp"}
-_TABLES = ("HashTable", "LookupTableFind", "LookupTableSize", "InitializeTable")
-_TEXT = ("Sentencepiece", "Wordpiece", "FastWordpiece")
+# Tables that are read only, models of tokenizers, and what stands for no seeds yet.
+_PREFIXES = ("HashTable", "LookupTableFind", "LookupTableSize", "InitializeTable")
+_PREFIXES += ("Sentencepiece", "Wordpiece", "FastWordpiece", "Dummy")
 _PARALLEL = {"parallelmap", "parallelinterleave", "mapandbatch"}
 
 
@@ -116,7 +117,7 @@ def _stateful(function: Any, place: str) -> Iterator[str]:
 
 
 def _is_harmless(op: str) -> bool:
-    return op in _HARMLESS or "Dataset" in op or op.startswith((*_TABLES, *_TEXT))
+    return op in _HARMLESS or "Dataset" in op or op.startswith(_PREFIXES)
 
 
 def _is_parallel(dataset: Any) -> bool:

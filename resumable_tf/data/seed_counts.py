@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import dataset_pb2
 
@@ -62,7 +63,7 @@ class SeedCounts:
             parts = list(entries(read_iterator(keeper, ignores_stateful=True)))
             part, keys = _own(parts)
             values = _values(part)
-            values[keys.index(_COUNT)] = tf.constant(count, tf.int64)
+            values[keys.index(_COUNT)] = np.int64(count)
             del part.tensors[:]
             for value in values:
                 part.tensors.add().CopyFrom(tf.make_tensor_proto(value))
@@ -100,10 +101,6 @@ def _values(part: Any) -> list[Any]:
     if not inner:
         return [tf.make_ndarray(tensor) for tensor in part.tensors]
     packed = dataset_pb2.CompressedElement.FromString(inner[0].metadata)
-    if inner[0].tensors:
-        packed = dataset_pb2.CompressedElement.FromString(
-            tf.make_ndarray(inner[0].tensors[0]).item()
-        )
     types = [tf.as_dtype(item.dtype) for item in packed.component_metadata]
     found = tf.raw_ops.UncompressElement(
         compressed=tf.io.parse_tensor(part.tensors[0].SerializeToString(), tf.variant),

@@ -66,7 +66,9 @@ class FitData:
         self.uses_replay = self.adapter in _REPLAYED
         self._dataset = _plain_dataset(call, adapter)
         # Keras 3 shuffles all indices in one element, which the state then holds.
-        is_drawn_once = getattr(adapter, "_shuffle", "batch") != "batch"
+        is_drawn_once = (
+            call.is_keras_3 and getattr(adapter, "_shuffle", None) != "batch"
+        )
         self._pipeline = Pipeline(
             self._dataset,
             is_replayed_by=self.adapter if self.uses_replay else None,
