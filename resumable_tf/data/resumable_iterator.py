@@ -21,13 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from resumable_tf.data.dataset_form import describe_dataset
-from resumable_tf.data.iterator_state import (
-    Position,
-    num_shuffles,
-    read_iterator,
-    size_bytes,
-    write_iterator,
-)
+from resumable_tf.data.pipeline import Pipeline, Record
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_state import damaged, decode_part
 from resumable_tf.state.python_values import encode
@@ -53,18 +47,20 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
         Args:
             dataset: A finite or endless `tf.data.Dataset` of global batches. Its
-                operations must be TensorFlow's own: no Python functions, and no
-                random numbers but those of `shuffle` and `tf.random.stateless_*`.
+                operations must be TensorFlow's own: no Python functions.
             strategy: Gives each replica its part of a batch; None gives it whole.
+
+        Raises:
+            StateError: If the position in such a dataset can't be exact.
         """
         super().__init__()
         self.epoch = 0
         self.batch = 0
         self._dataset = dataset
         self._strategy = strategy
+        self._pipeline = Pipeline(dataset)
         self._iterator: Any = None
-        self._safe: Position | None = None
-        self._safe_batch = 0
+        self._start: Record = {}
         self._has_warned = False
 
     def __iter__(self) -> ResumableIterator:
@@ -78,16 +74,16 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
             StateError: If the dataset has no batch, or one that replicas can't share.
         """
         if self._iterator is None:
-            self._iterator = iter(self._dataset)
+            self._make_iterator()
         values = next(self._iterator, None)
         if values is None:
-            self._begin_epoch()
+            self._make_iterator()
+            self.epoch += 1
+            self.batch = 0
             values = next(self._iterator, None)
             if values is None:
                 raise StateError("the dataset has no batch")
         self.batch += 1
-        if self._safe is None:
-            self._safe, self._safe_batch = read_iterator(self._iterator), self.batch
         return values if self._strategy is None else self._distribute(values)
 
     def describe(self) -> dict[str, Any]:
@@ -100,23 +96,13 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
     def serialize(self) -> bytes:
         """Returns the position as bytes; TensorFlow asks while saving."""
-        position: Position = []
-        if self._safe is not None:
-            position = read_iterator(self._iterator)
-            if num_shuffles(position) >= num_shuffles(self._safe):
-                self._safe, self._safe_batch = position, self.batch
-            # Otherwise TensorFlow has let go of later epochs' seeds; see
-            # iterator_state. The batches read since the last good state are few.
-            position = self._safe
-            self._warn_of_size(size_bytes(position))
-        return encode(
-            {
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "position": position,
-                "skip": self.batch - self._safe_batch if position else 0,
-            }
-        )
+        position: Record = {}
+        if self._iterator is not None:
+            position = self._pipeline.position(
+                self._iterator, self._start, num_read=self.batch
+            )
+            self._warn_of_size(len(position["state"]))
+        return encode({"epoch": self.epoch, "batch": self.batch, "position": position})
 
     def deserialize(self, string_value: bytes) -> None:
         """Moves to a position; TensorFlow calls it while restoring.
@@ -128,25 +114,20 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
         if not _is_record(record):
             raise damaged("data", "it is no position in a dataset")
         self.epoch, self.batch = record["epoch"], record["batch"]
-        self._safe, self._iterator = None, None
-        if not record["position"]:
-            return
-        self._iterator = iter(self._dataset)
-        write_iterator(self._iterator, record["position"])
-        self._safe = record["position"]
-        self._safe_batch = self.batch - record["skip"]
-        for _ in range(record["skip"]):
-            next(self._iterator)
+        self._iterator = None
+        position = record["position"]
+        if position:
+            self._pipeline.put_back(position["start"])
+            self._make_iterator()
+            self._pipeline.move(self._iterator, position)
 
     def fingerprint(self) -> bytes:
         """Returns what is equal in equal positions; TensorFlow's state is not."""
         return encode({"epoch": self.epoch, "batch": self.batch})
 
-    def _begin_epoch(self) -> None:
+    def _make_iterator(self) -> None:
+        self._start = self._pipeline.start()
         self._iterator = iter(self._dataset)
-        self._safe = None
-        self.epoch += 1
-        self.batch = 0
 
     def _warn_of_size(self, size: int) -> None:
         if size > _LARGE_POSITION and not self._has_warned:

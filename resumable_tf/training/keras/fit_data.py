@@ -6,9 +6,9 @@
     ...
     record = data.capture(batch=155)
 
-A pipeline of TensorFlow operations is put back by TensorFlow's iterator state; one
-that calls Python (PyDataset, generators), or whose state TensorFlow can't save, by
-making the same iterator again and reading the batches that were consumed.
+A pipeline of TensorFlow operations is put back as `resumable_tf.data.pipeline` does it;
+one that calls Python (PyDataset, generators) by making the same iterator again and
+reading the batches that were consumed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from resumable_tf.data.dataset_form import describe_dataset, draws_underway
-from resumable_tf.data.iterator_state import (
-    Position,
-    num_shuffles,
-    read_iterator,
-    write_iterator,
-)
+from resumable_tf.data.dataset_form import describe_dataset
+from resumable_tf.data.pipeline import Pipeline
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_objects import (
     AttributeTracker,
@@ -35,8 +30,9 @@ from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.iterators import Iterators
 
 _ARRAYS = {"ArrayDataAdapter", "TensorLikeDataAdapter", "DataFrameDataAdapter"}
-_ARRAYS |= {"GenericArrayLikeDataAdapter", "CompositeTensorDataAdapter"}
+_ARRAYS |= {"CompositeTensorDataAdapter"}
 _REPLAYED = {"PyDatasetAdapter", "KerasSequenceAdapter", "GeneratorDataAdapter"}
+_REPLAYED |= {"GenericArrayLikeDataAdapter"}
 
 # What Keras itself keeps in a PyDataset.
 _LIBRARY_ATTRIBUTES = {"_workers", "_use_multiprocessing", "_max_queue_size"}
@@ -49,7 +45,7 @@ class FitData:
 
     Attributes:
         adapter: Name of the class by which Keras reads the user's data.
-        uses_replay: Whether a position is reached by reading what was consumed.
+        uses_replay: Whether Python code has to give the same batches once more.
         iterators: Makes the iterators.
         first_batch: Where the running epoch began in this process.
     """
@@ -67,20 +63,22 @@ class FitData:
         self._is_keras_3 = call.is_keras_3
         adapter = call.loop.data_adapter if call.is_keras_3 else call.loop._adapter
         self.adapter = type(adapter).__name__
-        is_array = self.adapter in _ARRAYS
-        self.uses_replay = self.adapter in _REPLAYED or (
-            is_array and not call.is_keras_3
-        )
-        self._ignores_stateful = is_array
+        self.uses_replay = self.adapter in _REPLAYED
         self._dataset = _plain_dataset(call, adapter)
-        self.iterators = Iterators(self._dataset, returns_scratch=not call.is_keras_3)
+        # Keras 3 shuffles all indices in one element, which the state then holds.
+        is_drawn_once = (
+            call.is_keras_3 and getattr(adapter, "_shuffle", None) != "batch"
+        )
+        self._pipeline = Pipeline(
+            self._dataset,
+            is_replayed_by=self.adapter if self.uses_replay else None,
+            trusts_random=self.adapter in _ARRAYS and is_drawn_once,
+        )
+        self.iterators = Iterators(self._dataset, self._pipeline)
         self.first_batch = 0
         self._iterator: Any = None
-        self._made_before = 0
         self._consumed = 0
         self._is_live = False
-        self._safe: Position | None = None
-        self._safe_at = 0
         self._resumed: tuple[Record, int] | None = None
         self._initial_epoch: int | None = None
         self._on_first_batch: Callable[[], None] = lambda: None
@@ -148,62 +146,43 @@ class FitData:
             else:
                 self._loop._inferred_steps = record["num_batches"]
         self._resumed = record, batch
-        if not (record["is_live"] or self.uses_replay):
-            self.iterators.reseed(
-                record["position"],
-                record["made_since"],
-                reads_on=draws_underway(describe_dataset(self._dataset)),
-            )
-
-    def after_batch(self) -> None:
-        """Notes that a call of the training step is over."""
-        if self._safe is None and not self.uses_replay:
-            self._safe, self._safe_at = self._read(), self._consumed
+        self.iterators.put_back(record["position"]["start"])
 
     def capture(self, *, batch: int) -> Record:
         """Returns how to get to the next batch again.
-
-        Near an epoch's end TensorFlow's state of an iterator may lack the seeds of
-        later epochs. Then the last complete state and the number of batches read since
-        are saved; a resume reads these once more.
 
         Args:
             batch: Batches of this epoch that are done; 0 at an epoch's end.
 
         Returns:
             A storable record.
-
-        Raises:
-            StateError: If no batch was trained yet.
         """
         record: Record = {
             "num_batches": self.num_batches,
             "seen": getattr(self._loop, "_steps_seen", 0),
             "is_live": self._is_live,
             "source": self._before,
-            "position": [],
-            "made_since": 0,
-            "consumed": 0,
         }
-        if self.uses_replay:
-            is_inside = batch > 0 or self._is_live
-            record["consumed"] = self._consumed if is_inside else 0
-            if not is_inside:
-                record["source"] = self._source_state()
-            return record
-        if self._safe is None:
-            raise StateError("a position was asked for before any batch was trained")
         if batch or self._is_live:
-            record["is_live"] = True
-            position = self._read()
-            if num_shuffles(position) >= num_shuffles(self._safe):
-                self._safe, self._safe_at = position, self._consumed
-            record["position"] = self._safe
-            record["consumed"] = self._consumed - self._safe_at
-            return record
-        record["position"] = self._safe
-        record["made_since"] = self.iterators.count - self._made_before
+            record["position"] = self._pipeline.position(
+                self._iterator,
+                self.iterators.start_of(self._iterator),
+                num_read=self._consumed,
+            )
+        else:
+            record["position"] = self._pipeline.beginning(self._next_start())
+            if self.uses_replay:
+                record["source"] = self._source_state()
         return record
+
+    def _next_start(self) -> Record:
+        """Returns what the iterator of the next epoch is made from."""
+        made = getattr(self._loop, "_current_iterator", None)
+        is_used = self._is_keras_3 and self._steps_per_epoch is not None
+        if is_used and made is not None and made is not self._iterator:
+            # Keras has made it at the end of this epoch already.
+            return self.iterators.start_of(made)
+        return self._pipeline.start()
 
     def end_epoch(self) -> None:
         """Notes that an epoch is over: does the next one use the same iterator?"""
@@ -211,9 +190,6 @@ class FitData:
         if self._is_keras_3:
             is_kept = self._steps_per_epoch is not None
             self._is_live = is_kept and current is self._iterator
-            if is_kept and not self._is_live:
-                # Keras has made the next epoch's iterator already, and will again.
-                self._made_before += 1
         else:
             self._is_live = not self._loop._adapter.should_recreate_iterator()
 
@@ -222,9 +198,6 @@ class FitData:
         name = "steps_per_epoch" if self._is_keras_3 else "_steps_per_epoch"
         found: int | None = getattr(self._loop, name)
         return found
-
-    def _read(self) -> Position:
-        return read_iterator(self._iterator, ignores_stateful=self._ignores_stateful)
 
     def _keras_3_epoch(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yields what Keras 3 yields, from the first batch that is not done."""
@@ -282,14 +255,12 @@ class FitData:
         """Puts the iterator of an epoch to its place before the first batch."""
         if iterator is not self._iterator:
             self._consumed = 0
-            self._made_before = self.iterators.count
         self._iterator = iterator
         self.first_batch = done
         resumed, self._resumed = self._resumed, None
         if resumed is None:
-            if not self._is_live:
-                self._safe = None
             return
+        self.iterators.settle()
         self._reposition(iterator, *resumed)
         if done:
             self._on_first_batch()
@@ -297,17 +268,11 @@ class FitData:
     def _reposition(self, iterator: Any, record: Record, done: int) -> None:
         """Moves the first iterator of this process to where the checkpoint was."""
         if not (done or record["is_live"]):
-            self._safe = None
             return
         if self._is_keras_3:
             self._loop._steps_seen = record["seen"] + self._loop.steps_per_execution
-        if not self.uses_replay:
-            write_iterator(iterator, record["position"])
-            # Iterators to come get the seeds that are due: all draw from one generator.
-            self._safe = record["position"]
-        for _ in range(record["consumed"]):
-            next(iterator)
-        self._consumed += record["consumed"]
+        self._pipeline.move(iterator, record["position"])
+        self._consumed += record["position"]["num_read"]
 
 
 def _source_of(adapter: Any) -> Any:

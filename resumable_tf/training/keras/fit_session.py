@@ -22,7 +22,6 @@ import tensorflow as tf
 from resumable_tf.auditing.log import BATCH, EPOCH
 from resumable_tf.auditing.switch import active_recorder
 from resumable_tf.checkpoint.failures import attach
-from resumable_tf.data.iterator_state import size_bytes
 from resumable_tf.errors import SaveError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
@@ -171,7 +170,6 @@ class FitSession:
         """
         done = min(batch + 1, self._data.num_batches or batch + 1)
         self._state.step = self._epoch_start + done
-        self._data.after_batch()
         self._note_step(logs, BATCH)
         self._heartbeat.beat(self._state.step)
         is_asked = self._stop is not None and self._stop.requested is not None
@@ -331,7 +329,7 @@ class FitSession:
         if self._callbacks is None:
             return
         position = self._data.capture(batch=batch)
-        self._warn_of_size(position["position"])
+        self._warn_of_size(len(position["position"]["state"]))
         self._record.value = {
             "data": position,
             "validation": self.validation.capture(),
@@ -357,8 +355,7 @@ class FitSession:
         self.abandon(stopped)
         raise stopped
 
-    def _warn_of_size(self, position: list[bytes]) -> None:
-        size = size_bytes(position)
+    def _warn_of_size(self, size: int) -> None:
         if size > _LARGE_POSITION and not self._has_warned_of_size:
             self._has_warned_of_size = True
             _log.warning(

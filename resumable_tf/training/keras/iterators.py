@@ -1,66 +1,65 @@
-"""The iterators that `fit` makes of its dataset, counted and put back.
+"""The iterators that `fit` makes of its dataset, each with what it was made from.
 
-    iterators = Iterators(dataset, returns_scratch=False)
-    iter(iterators)                     # what Keras does at each epoch
-    iterators.reseed(position, 1)       # for the next: as if 1 had been made since
+    iterators = Iterators(dataset, pipeline)
+    iterator = iter(iterators)                  # what Keras does at each epoch
+    iterators.start_of(iterator)
+    iterators.put_back(start)                   # until the epoch's own is made
 
 Making an iterator draws seeds for the dataset's reshuffling shuffles. So the order of
-later epochs depends on how many were made, and on the state they were made from.
+later epochs depends on how many were made, also of those that Keras throws away.
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
-from resumable_tf.data.iterator_state import Position, write_iterator
+from resumable_tf.data.pipeline import Pipeline, Record
+
+_NUM_KEPT = 3
 
 
 class Iterators:
-    """Stands for a dataset wherever Keras only iterates over it.
+    """Stands for a dataset wherever Keras only iterates over it."""
 
-    Attributes:
-        count: Iterators made so far.
-    """
-
-    def __init__(self, dataset: Any, *, returns_scratch: bool) -> None:
+    def __init__(self, dataset: Any, pipeline: Pipeline) -> None:
         """Takes the dataset.
 
         Args:
             dataset: A `tf.data.Dataset`.
-            returns_scratch: Whether Keras throws the first iterator of a `fit` away, so
-                that one made for the seeds only may take its place.
+            pipeline: Its pipeline.
         """
         self.dataset = dataset
-        self.count = 0
-        self._returns_scratch = returns_scratch
-        self._seeds: tuple[Position, int, bool] | None = None
+        self._pipeline = pipeline
+        # Not the iterators themselves: each holds its buffers.
+        self._made: list[tuple[weakref.ref[Any], Record]] = []
+        self._due: Record | None = None
 
-    def reseed(
-        self, position: Position, num_made_since: int, *, reads_on: bool
-    ) -> None:
-        """Lets the next iterator be made as in the run that was interrupted.
+    def put_back(self, start: Record) -> None:
+        """Lets each iterator be made from this start, until `settle`.
 
         Args:
-            position: State of an iterator of an earlier epoch.
-            num_made_since: Iterators made and not used since that one.
-            reads_on: Whether that epoch drew more seeds after that state, which reading
-                it to its end draws again.
+            start: What an iterator was made from in the run that was interrupted.
         """
-        self._seeds = position, num_made_since, reads_on
+        self._due = start
+
+    def settle(self) -> None:
+        """Notes that the iterator of the resumed epoch is made."""
+        self._due = None
+
+    def start_of(self, iterator: Any) -> Record:
+        """Returns what one of the last iterators was made from.
+
+        Args:
+            iterator: What `iter` returned.
+        """
+        return next(start for made, start in self._made if made() is iterator)
 
     def __iter__(self) -> Any:
         """Makes an iterator."""
-        self.count += 1
-        if self._seeds is not None:
-            position, num_made_since, reads_on = self._seeds
-            self._seeds = None
-            scratch = iter(self.dataset)
-            write_iterator(scratch, position)
-            if reads_on:
-                for _ in scratch:
-                    pass
-            for _ in range(num_made_since):
-                iter(self.dataset)
-            if self._returns_scratch and self.count == 1:
-                return scratch
-        return iter(self.dataset)
+        if self._due is not None:
+            self._pipeline.put_back(self._due)
+        start = self._pipeline.start()
+        iterator = iter(self.dataset)
+        self._made = [(weakref.ref(iterator), start), *self._made[: _NUM_KEPT - 1]]
+        return iterator
