@@ -81,6 +81,8 @@ def run(
     70 a crash loop, 69 one whose last crash was for want of devices or hosts.
     """
     try:
+        if not tpu_wait_secs >= 0:
+            raise UsageError(f"--tpu-wait-secs {tpu_wait_secs:g}: must be 0 or more")
         settings = Settings(
             command=command,
             restarts=RestartPolicy(
