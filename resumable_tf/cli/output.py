@@ -45,7 +45,9 @@ def guarded(show: Callable[[Console], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (ResumableError, OSError, ImportError) as error:
-        print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)
+        said = f"{type(error).__name__}: {printable(str(error))}"
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        errors.print(said, markup=False)
         _drop_unwritten()
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
