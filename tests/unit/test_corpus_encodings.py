@@ -1,4 +1,4 @@
-"""A corpus that is not UTF-8 is refused with advice that works; no password is shown."""
+"""A corpus that is not UTF-8 is refused with advice that works; no password shows."""
 
 from __future__ import annotations
 
