@@ -49,7 +49,9 @@ def main(run_dir: str) -> None:
             loss = train_step(next(batches))
             state.step += 1
             checkpointer.maybe_save(state)
-    print(f"step {state.step}: loss {float(loss):.4f}")
+            if state.step == 200:
+                print(f"loss {float(loss):.4f}")
+    print(f"finished at step {state.step}")
 
 
 if __name__ == "__main__":

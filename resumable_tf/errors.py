@@ -11,6 +11,8 @@ and how to mend it. Each class is also a subclass of the builtin that fits.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,51 @@ EXIT_CRASH_LOOP = 70
 EXIT_PREEMPTED = 75
 """Exit codes of every command: finished, failed, wrong usage, devices or hosts are not
 there, a crash loop, restart me. Those from 69 on are of `sysexits.h`."""
+
+
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.:-]*://)(?P<user>[^/?#\s]*@)?(?P<rest>[^\s,\"'<>]*)"
+)
+
+
+def printable(text: str) -> str:
+    """Returns text from outside as a terminal may show it; the rest is escaped.
+
+    Names from files can hold escape sequences that act on a terminal, marks that turn
+    the direction of what follows, and bytes that are no text.
+
+    Args:
+        text: Any text; its line ends are kept.
+    """
+    return "".join(c if c == "\n" or _is_shown(c) else _escape(c) for c in text)
+
+
+def without_secrets(text: str) -> str:
+    """Returns text in which URLs show no password, signature or token.
+
+    What stands before `@` in a URL, and all values behind its `?`, become `***`; so do
+    credentials behind its `#`.
+
+    Args:
+        text: Text with any number of URLs, such as the value of `--data`.
+    """
+    return _URL.sub(_hide, text)
+
+
+def _hide(match: re.Match[str]) -> str:
+    user, rest = match["user"], match["rest"]
+    rest, has_query, query = rest.partition("?")
+    hidden = re.sub(r"=[^&#]*", "=***", query) if "=" in query else "***"
+    shown = f"{rest}?{hidden}" if has_query else rest
+    return f"{match['scheme']}{'***@' if user else ''}{shown}"
+
+
+def _is_shown(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 class ResumableError(Exception):

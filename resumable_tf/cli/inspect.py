@@ -19,9 +19,17 @@ from rich.table import Table
 from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.run_config import read_run
-from resumable_tf.cli.output import RunDir, guarded, size_bytes, text_of, time_of
+from resumable_tf.cli.output import (
+    RunDir,
+    cell,
+    guarded,
+    open_run,
+    size_bytes,
+    text_of,
+    time_of,
+)
 from resumable_tf.errors import EXIT_FINISHED, NoCheckpointError
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import Storage
 
 
 def inspect(
@@ -31,7 +39,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Shows one checkpoint: settings, position, versions, and every value in it."""
-    sys.exit(guarded(lambda console: _inspect(console, open_storage(run_dir), step)))
+    sys.exit(guarded(lambda console: _inspect(console, open_run(run_dir), step)))
 
 
 def _inspect(console: Console, storage: Storage, step: int | None) -> int:
@@ -55,14 +63,14 @@ def _inspect(console: Console, storage: Storage, step: int | None) -> int:
     facts = Table(box=None, show_header=False)
     for name, value in rows:
         text = value if isinstance(value, str) else json.dumps(value, default=dict)
-        facts.add_row(f"[bold]{name}", text.replace("[", r"\["))
+        facts.add_row(f"[bold]{name}", cell(text))
     console.print(facts)
     table = Table("value", "shape", "dtype", "elements", box=box.SIMPLE)
     for key, spec in sorted(manifest.inventory.items()):
         table.add_row(
-            key.replace("[", r"\["),
+            cell(key),
             "x".join(map(str, spec.shape)) or "scalar",
-            spec.dtype,
+            cell(spec.dtype),
             f"{math.prod(spec.shape):,}",
         )
     console.print(table)

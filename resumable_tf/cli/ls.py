@@ -6,21 +6,31 @@ resumable-tf ls runs/demo
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from resumable_tf.checkpoint.catalog import Catalog
-from resumable_tf.cli.output import RunDir, guarded, size_bytes, text_of, time_of
-from resumable_tf.errors import EXIT_FAILED, EXIT_FINISHED
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.cli.output import (
+    RunDir,
+    cell,
+    guarded,
+    open_run,
+    size_bytes,
+    text_of,
+    time_of,
+)
+from resumable_tf.errors import EXIT_FAILED, EXIT_FINISHED, printable
+from resumable_tf.storage import Storage
 
 
 def ls(run_dir: RunDir) -> None:
     """Lists the committed checkpoints of a run, and damaged ones set aside."""
-    sys.exit(guarded(lambda console: _list(console, open_storage(run_dir))))
+    sys.exit(guarded(lambda console: _list(console, open_run(run_dir))))
 
 
 def _list(console: Console, storage: Storage) -> int:
@@ -35,7 +45,7 @@ def _list(console: Console, storage: Storage) -> int:
             text_of(manifest.batch),
             decimal(size_bytes(manifest)),
             time_of(manifest.time),
-            " ".join(f"{name}={value:.4g}" for name, value in manifest.metrics.items()),
+            _metrics(manifest.metrics),
         )
     unreadable = sorted(set(catalog.steps()) - {info.step for info in found})
     for step in unreadable:
@@ -43,7 +53,18 @@ def _list(console: Console, storage: Storage) -> int:
     if found or unreadable:
         console.print(table)
     else:
-        console.print(f"{storage.root} has no committed checkpoint", markup=False)
+        where = printable(storage.root)
+        console.print(f"{where} has no committed checkpoint", markup=False)
     for name in catalog.quarantined():
-        console.print(f"in quarantine: {name}", markup=False)
+        console.print(f"in quarantine: {_line(name)}", markup=False)
     return EXIT_FAILED if unreadable else EXIT_FINISHED
+
+
+def _metrics(metrics: Mapping[str, float]) -> Text:
+    """Returns what was measured; names may hold brackets, which are no markup."""
+    return cell(" ".join(f"{_line(k)}={v:.4g}" for k, v in metrics.items()))
+
+
+def _line(name: str) -> str:
+    """Returns a name from a file on one line."""
+    return printable(name).replace("\n", r"\n")

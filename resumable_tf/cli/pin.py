@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from resumable_tf.checkpoint.catalog import Catalog
-from resumable_tf.cli.output import RunDir, guarded
-from resumable_tf.errors import EXIT_FINISHED
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.cli.output import RunDir, guarded, open_run
+from resumable_tf.errors import EXIT_FINISHED, printable
+from resumable_tf.storage import Storage
 
 
 def pin(
@@ -26,9 +26,7 @@ def pin(
     ] = False,
 ) -> None:
     """Keeps a checkpoint for ever, also in a run that trains."""
-    sys.exit(
-        guarded(lambda console: _pin(console, open_storage(run_dir), step, remove))
-    )
+    sys.exit(guarded(lambda console: _pin(console, open_run(run_dir), step, remove)))
 
 
 def _pin(console: Console, storage: Storage, step: int, remove: bool) -> int:
@@ -38,5 +36,5 @@ def _pin(console: Console, storage: Storage, step: int, remove: bool) -> int:
     else:
         catalog.pin(step)
     pinned = " ".join(map(str, sorted(catalog.pinned()))) or "none"
-    console.print(f"{storage.root}: pinned {pinned}", markup=False)
+    console.print(f"{printable(storage.root)}: pinned {pinned}", markup=False)
     return EXIT_FINISHED

@@ -81,6 +81,7 @@ def run(
     70 a crash loop, 69 one whose last crash was for want of devices or hosts.
     """
     try:
+        _check_wait(tpu_wait_secs)
         settings = Settings(
             command=command,
             restarts=RestartPolicy(
@@ -110,6 +111,16 @@ def run(
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"UsageError: {error}", markup=False)
         sys.exit(EXIT_USAGE)
+
+
+def _check_wait(secs: float) -> None:
+    """Checks a flag.
+
+    Raises:
+        UsageError: If it can't work.
+    """
+    if not secs >= 0:
+        raise UsageError(f"--tpu-wait-secs {secs:g}: must be 0 or more")
 
 
 def _writer(files: dict[int, str], outcome: str | None) -> Callable[[str], None]:

@@ -11,7 +11,9 @@ One flag names a source: `embedded`, `tfds:NAME/CONFIG`, `tsv:PATH` or
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import shlex
 import unicodedata
 import zlib
 from collections import Counter
@@ -21,13 +23,20 @@ from typing import Protocol
 
 import fsspec
 
-from resumable_tf.errors import DataFormatError, UsageError
+from resumable_tf.errors import DataFormatError, UsageError, without_secrets
 
 Pair = tuple[str, str]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 
+# The mark of UTF-32 begins with that of UTF-16. With a mark, iconv needs no order.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 _MAX_BAD_SHARE = 0.5
 _HELD_OUT_ONE_IN = 100
 _SOURCES = "embedded, tfds:NAME/CONFIG, tsv:PATH or moses:EN,DE"
@@ -71,7 +80,7 @@ def open_source(spec: str, *, work_directory: str | None = None) -> PairSource:
         english, german = rest.split(",")
         return LineSource(spec, read_lines=lambda bad: _read_moses(english, german))
     raise UsageError(
-        f"--data {spec!r} names no source.\n  expected: {_SOURCES}\n"
+        f"--data {without_secrets(spec)!r} names no source.\n  expected: {_SOURCES}\n"
         "Use one of these, for example --data tsv:corpus.tsv.gz."
     )
 
@@ -88,7 +97,7 @@ class LineSource:
         self, name: str, *, read_lines: _ReadLines, held_out_one_in: int | None = None
     ) -> None:
         """Keeps the reader; nothing is opened before `read`."""
-        self.name = name
+        self.name = without_secrets(name)
         self.bad_lines: Counter[str] = Counter()
         self._read_lines = read_lines
         self._one_in = held_out_one_in or _HELD_OUT_ONE_IN
@@ -153,11 +162,19 @@ def _decode(lines: Iterable[bytes], path: str) -> Iterator[str]:
     encoding decodes "mostly", and training on what is left would hide it.
 
     Raises:
-        DataFormatError: If a line is not UTF-8.
+        DataFormatError: If a line is not UTF-8, or has a NUL.
     """
     for number, line in enumerate(lines, start=1):
         if number == 1:
+            _check_first_line(line, path)
             line = line.removeprefix(b"\xef\xbb\xbf")
+        if b"\0" in line:
+            raise DataFormatError(
+                f"{path}: line {number} has NUL characters; text has none.\n"
+                f"  found:    {line[:40]!r}\n"
+                "It may be binary, or UTF-16: find out with the command `file`.",
+                path=path,
+            )
         try:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -165,14 +182,36 @@ def _decode(lines: Iterable[bytes], path: str) -> Iterator[str]:
                 f"{path}: line {number} is not UTF-8 text.\n"
                 f"  found:    {line[:40]!r} ({error.reason} at byte {error.start})\n"
                 "  expected: UTF-8\n"
-                f"Convert it first, for example: iconv -f latin1 -t utf-8 {path}",
+                "Convert it first. Text from Windows is often in windows-1252: "
+                f"iconv -f windows-1252 -t utf-8 {shlex.quote(path)}",
                 path=path,
             ) from error
 
 
+def _check_first_line(line: bytes, path: str) -> None:
+    """Refuses UTF-16 and UTF-32, which begin with a mark or have NULs all over.
+
+    Raises:
+        DataFormatError: If it is one of them.
+    """
+    encoding = next((name for mark, name in _MARKS if line.startswith(mark)), None)
+    if encoding is None and line.count(b"\0") >= len(line) // 3 > 0:
+        is_wide = line.count(b"\0\0") >= len(line) // 5 > 0
+        is_big = line.startswith(b"\0")
+        encoding = f"UTF-{32 if is_wide else 16}{'BE' if is_big else 'LE'}"
+    if encoding is not None:
+        raise DataFormatError(
+            f"{path}: it is {encoding} text.\n"
+            f"  found:    {line[:40]!r}\n  expected: UTF-8\n"
+            f"Convert it first: iconv -f {encoding} -t utf-8 {shlex.quote(path)}",
+            path=path,
+        )
+
+
 def _read_tsv(path: str, bad: Counter[str]) -> Iterator[Pair]:
     num_lines = num_tabs = 0
-    for line in _decode(_open_lines(path), path):
+    shown = without_secrets(path)
+    for line in _decode(_open_lines(path), shown):
         num_lines += 1
         fields = line.split("\t")
         if len(fields) == 2:
@@ -184,16 +223,19 @@ def _read_tsv(path: str, bad: Counter[str]) -> Iterator[Pair]:
             bad["empty line"] += 1
     if not num_tabs:
         raise DataFormatError(
-            f"{path}: none of its {num_lines} lines has exactly one tab.\n"
+            f"{shown}: none of its {num_lines} lines has exactly one tab.\n"
             "  expected: english<TAB>german, one pair a line\n"
             "For two line-aligned files use --data moses:EN,DE.",
-            path=path,
+            path=shown,
         )
 
 
 def _read_moses(english_path: str, german_path: str) -> Iterator[Pair]:
-    english = _decode(_open_lines(english_path), english_path)
-    german = _decode(_open_lines(german_path), german_path)
+    lines = _open_lines(english_path), _open_lines(german_path)
+    english_path = without_secrets(english_path)
+    german_path = without_secrets(german_path)
+    english = _decode(lines[0], english_path)
+    german = _decode(lines[1], german_path)
     counts = [0, 0]
     for sides in zip_longest(english, german):
         counts = [n + (side is not None) for n, side in zip(counts, sides, strict=True)]
@@ -214,12 +256,15 @@ def _open_lines(path: str) -> Iterator[bytes]:
     Raises:
         DataFormatError: If it is not there or is a damaged gzip file.
     """
+    # What is raised names no password; nor does the error behind it.
+    shown = without_secrets(path)
     try:
         yield from _open_binary(path)
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: there is no such file.", path=path) from error
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataFormatError(f"{path}: can't be read: {error}", path=path) from error
+    except FileNotFoundError:
+        raise DataFormatError(f"{shown}: there is no such file.", path=shown) from None
+    except (EOFError, OSError, ValueError, ImportError, zlib.error) as error:
+        said = without_secrets(str(error).replace(path, shown))
+        raise DataFormatError(f"{shown}: can't be read: {said}", path=shown) from None
 
 
 def _check_share(name: str, num_usable: int, bad: Counter[str]) -> None:

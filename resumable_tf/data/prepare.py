@@ -39,7 +39,12 @@ from resumable_tf.data.record_files import (
     read_bytes,
 )
 from resumable_tf.data.tokenizer import Tokenizer, train_tokenizer
-from resumable_tf.errors import DataFormatError, DataMismatchError, UsageError
+from resumable_tf.errors import (
+    DataFormatError,
+    DataMismatchError,
+    UsageError,
+    without_secrets,
+)
 from resumable_tf.storage import open_storage
 
 logger = logging.getLogger(__name__)
@@ -104,7 +109,7 @@ def prepare_records(
         records = RecordSet.open(directory)
         _check_same(records, source, settings)
         return records
-    logger.info("preparing records of %s in %s", source, directory)
+    logger.info("preparing records of %s in %s", without_secrets(source), directory)
     work_directory = None if "://" in directory else join_path(directory, "tfds")
     reader = open_source(source, work_directory=work_directory)
     return _Preparation(reader, directory, settings).run()
@@ -123,7 +128,7 @@ def _check_same(records: RecordSet, source: str, settings: PrepareSettings) -> N
         DataMismatchError: If it was.
     """
     saved = {"source": records.source, **records.settings}
-    now = {"source": source, **asdict(settings)}
+    now = {"source": without_secrets(source), **asdict(settings)}
     if saved != now:
         raise DataMismatchError(
             f"{records.directory} holds records made with other settings.\n"

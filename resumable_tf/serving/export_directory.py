@@ -20,6 +20,8 @@ from typing import Any
 from resumable_tf.errors import DataFormatError, UsageError
 from resumable_tf.storage import Storage, open_storage
 
+MAX_BEAM_SIZE = 64
+"""More would cost memory that whoever sends a text could use up."""
 FORMAT_VERSION = 1
 INFO_FILE = "export.json"
 MODEL_FILE = "saved_model.pb"

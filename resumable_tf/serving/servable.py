@@ -11,6 +11,7 @@ Shapes: N texts, S source length.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from resumable_tf.data.tokenizer import EOS_ID, PAD_ID
 from resumable_tf.errors import UsageError
 from resumable_tf.serving.beam import beam_search
 from resumable_tf.serving.decoding import LengthLimit
+from resumable_tf.serving.export_directory import MAX_BEAM_SIZE
 
 _TEXT = tf.TensorSpec([None], tf.string, name="text")
 _BEAM_SIZE = tf.TensorSpec([], tf.int32, name="beam_size")
@@ -49,10 +51,10 @@ class ServableSettings:
         Raises:
             UsageError: If a value can't work.
         """
-        if self.beam_size < 1:
-            raise UsageError(f"--beam {self.beam_size}: use at least 1.")
-        if self.alpha < 0:
-            raise UsageError(f"alpha {self.alpha} must not be negative")
+        if not 1 <= self.beam_size <= MAX_BEAM_SIZE:
+            raise UsageError(f"--beam {self.beam_size}: use 1 to {MAX_BEAM_SIZE}.")
+        if not 0 <= self.alpha < math.inf:
+            raise UsageError(f"alpha {self.alpha} must be 0 or more, and finite")
         if self.max_source_length < 2:
             raise UsageError(
                 f"max_source_length {self.max_source_length} must be at least 2"
@@ -106,10 +108,16 @@ class Servable(tf.Module):  # type: ignore[misc]
     def _make_translate(self, model: Any, settings: ServableSettings) -> Any:
         # The model is not an attribute: TensorFlow would export its methods too.
         def translate(text: tf.Tensor, beam_size: tf.Tensor) -> dict[str, tf.Tensor]:
-            check = tf.debugging.assert_positive(
-                beam_size, message="beam_size must be at least 1"
-            )
-            with tf.control_dependencies([check]):
+            checks = [
+                tf.debugging.assert_positive(
+                    beam_size, message="beam_size must be at least 1"
+                ),
+                tf.debugging.assert_less_equal(
+                    *(beam_size, MAX_BEAM_SIZE),
+                    message=f"beam_size must be at most {MAX_BEAM_SIZE}",
+                ),
+            ]
+            with tf.control_dependencies(checks):
                 tokens = self.tokenizer.tokenize(text)
             decoded = beam_search(
                 model,

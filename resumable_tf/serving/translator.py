@@ -7,7 +7,7 @@ for translation in translator.translate(["The file was not found.", ""]):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,11 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the tokenizer's operations
 
 from resumable_tf.errors import DataFormatError, UsageError
-from resumable_tf.serving.export_directory import ExportInfo, find_export
+from resumable_tf.serving.export_directory import (
+    MAX_BEAM_SIZE,
+    ExportInfo,
+    find_export,
+)
 
 _BATCH_SIZE = 64
 
@@ -68,10 +72,10 @@ class Translator:
 
         Raises:
             DataFormatError: If the export can't be read.
-            UsageError: If there is none, or `beam` is below 1.
+            UsageError: If there is none, or `beam` is not 1 to 64.
         """
-        if beam is not None and beam < 1:
-            raise UsageError(f"--beam {beam}: use at least 1.")
+        if beam is not None and not 1 <= beam <= MAX_BEAM_SIZE:
+            raise UsageError(f"--beam {beam}: use 1 to {MAX_BEAM_SIZE}.")
         info = find_export(directory)
         try:
             loaded = tf.saved_model.load(info.path)
@@ -84,7 +88,7 @@ class Translator:
         return cls(loaded, info, beam_size=beam or info.content["beam_size"])
 
     def translate(
-        self, lines: Sequence[str], *, batch_size: int = _BATCH_SIZE
+        self, lines: Iterable[str], *, batch_size: int = _BATCH_SIZE
     ) -> list[Translation]:
         """Returns the translation of each line, in order.
 
@@ -92,14 +96,16 @@ class Translator:
         changes scores by rounding only.
 
         Args:
-            lines: Source text, one sentence each.
+            lines: Source text, one sentence each; also an array of strings.
             batch_size: Lines at a time.
 
         Raises:
+            TypeError: If `lines` is one string, or holds what is no `str`.
             ValueError: If `batch_size` is below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} must be at least 1")
+        lines = _as_list(lines)
         results = [Translation("", 0.0)] * len(lines)
         if not lines:
             return results
@@ -123,3 +129,18 @@ class Translator:
             tf.constant(lines, tf.string), tf.constant(self.beam_size)
         )
         return result["translation"].numpy(), result["score"].numpy()
+
+
+def _as_list(lines: Iterable[str]) -> list[str]:
+    """Returns the lines.
+
+    Raises:
+        TypeError: If they are one string, or not all are strings.
+    """
+    if isinstance(lines, str | bytes) or not isinstance(lines, Iterable):
+        raise TypeError(f"lines must be a list of str, not {type(lines).__name__}")
+    found = list(lines)
+    for index, line in enumerate(found):
+        if not isinstance(line, str):
+            raise TypeError(f"line {index} must be a str, not {type(line).__name__}")
+    return [str(line) for line in found]

@@ -8,6 +8,7 @@ Pure functions: what happened goes in, what to do comes out.
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,10 @@ class RestartPolicy:
         """
         if self.max_fruitless < 0:
             raise UsageError(f"--max-fruitless {self.max_fruitless}: must be 0 or more")
+        for name in ("max_delay_secs", "steady_secs"):
+            if not math.isfinite(getattr(self, name)):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} {getattr(self, name):g}: must be finite")
         if not 0 <= self.first_delay_secs <= self.max_delay_secs:
             raise UsageError(
                 f"--first-delay-secs {self.first_delay_secs:g}: must be at least 0 and "

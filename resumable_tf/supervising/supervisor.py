@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-from resumable_tf.errors import EXIT_PREEMPTED, EXIT_USAGE
+from resumable_tf.errors import EXIT_PREEMPTED, EXIT_USAGE, UsageError
 from resumable_tf.supervising.child import Child
 from resumable_tf.supervising.events import Events
 from resumable_tf.supervising.heartbeat import (
@@ -62,6 +62,17 @@ class Settings:
     stop_secs: float = 300.0
     dump_secs: float = 1.0
     poll_secs: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            UsageError: If one can't work; it names the flag.
+        """
+        if not self.command or not self.command[0]:
+            raise UsageError("there is no program to run; name it behind --")
+        if not self.stop_secs >= 0:
+            raise UsageError(f"--stop-secs {self.stop_secs:g}: it must be 0 or more")
 
 
 WaitUntilReady = Callable[[Callable[[], bool]], str | None]

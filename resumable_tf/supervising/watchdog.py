@@ -43,7 +43,7 @@ class WatchdogSettings:
         """
         for name in ("factor", "min_secs", "max_idle_secs"):
             value = getattr(self, name)
-            if value <= 0:
+            if not value > 0:
                 flag = "--hang-" + name.replace("_", "-")
                 raise UsageError(f"{flag} {value:g}: it must be larger than 0")
 

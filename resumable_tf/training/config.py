@@ -21,6 +21,9 @@ from resumable_tf.tpu.machine import TpuSettings, settings_from
 from resumable_tf.training.grace import GRACE_SECS
 
 _SAVE_EVERY_SECS = 300.0
+_MOST = 2**31
+_SEEDS = 2**32
+"""NumPy takes no more."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class TrainConfig:
         for name in (
             "stop_step",
             "batch_size",
+            "num_replicas",
             "steps_per_call",
             "save_every_steps",
             "save_every_secs",
@@ -117,9 +121,11 @@ class TrainConfig:
             value = getattr(self, name)
             if name == "save_every_steps" and value == "auto":
                 continue
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < _MOST:
                 flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} {value}: it must be larger than 0.")
+                raise UsageError(
+                    f"{flag} {value}: it must be larger than 0 and less than {_MOST}."
+                )
         self._check_fast_tier()
         self._check_ranges()
         if self.compute_dtype not in ("float32", "bfloat16"):
@@ -142,8 +148,12 @@ class TrainConfig:
         Raises:
             UsageError: If there is one.
         """
-        if not self.grace_secs >= 0:
+        if not 0 <= self.grace_secs < _MOST:
             raise UsageError(f"--grace-secs {self.grace_secs}: it must be 0 or more.")
+        if not 0 <= self.seed < _SEEDS:
+            raise UsageError(
+                f"--seed {self.seed}: it must be at least 0 and less than {_SEEDS}."
+            )
         if self.dropout_rate is not None and not 0 <= self.dropout_rate < 1:
             raise UsageError(
                 f"--dropout-rate {self.dropout_rate}: it must be at least 0 and "

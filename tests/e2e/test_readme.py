@@ -209,3 +209,20 @@ def test_make_train_goes_from_the_corpus_to_translations_and_continues(
     again = _shell(f'{make} ARGS="--stop-step 24"', with_errors=True)
     assert "resumed from step 20" in again
     assert "exported step 24" in again
+
+
+def test_the_small_loop_of_the_docs_can_be_started_again_after_its_end(
+    tmp_path: Path,
+) -> None:
+    outputs = [
+        subprocess.run(
+            [sys.executable, "docs/small_loop.py", "--run-dir", str(tmp_path / "run")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "loss" in outputs[0] and "loss" not in outputs[1]
+    assert all(text.endswith("finished at step 200\n") for text in outputs)

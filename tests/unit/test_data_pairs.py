@@ -125,7 +125,7 @@ def test_bad_lines_are_counted_by_reason_once(tmp_path: Path) -> None:
         (b"", "none of its 0 lines"),
         ("a\tgr\u00f6\u00dfer\n".encode("latin-1"), "line 1 is not UTF-8.*iconv"),
         (LINES + "a\tgr\u00f6\u00dfer\n".encode("cp1252"), "line 251 is not UTF-8"),
-        (LINES.decode().encode("utf-16"), "line 1 is not UTF-8"),
+        (LINES.decode().encode("utf-16"), "it is UTF-16 text"),
         (b"english\t \n" * 3, "0 usable pairs are left of 3 lines .3 empty side"),
         (LINES + b"no tab\n" * 251, "250 usable pairs are left of 501.*251 no tab"),
     ],
