@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.fork_server import ForkServer
 from helpers.keras_programs import PROGRAMS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,12 +26,17 @@ def marked(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.proof]
 
 
-def train(name: str, run_dir: Path, kill_at: int | None) -> int:
-    command = [sys.executable, "-m", "helpers.keras_programs", name]
-    command += ["--run-dir", str(run_dir)]
-    command += ["--kill-at", str(kill_at)] if kill_at else []
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    server = ForkServer("fit")
+    yield server
+    server.close()
+
+
+def train(server: ForkServer, name: str, run_dir: Path, kill_at: int | None) -> int:
+    args = [name, "--run-dir", str(run_dir)]
+    args += ["--kill-at", str(kill_at)] if kill_at else []
+    done = server.run(args, env={}, timeout_secs=300)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode
 
@@ -38,12 +45,12 @@ def train(name: str, run_dir: Path, kill_at: int | None) -> int:
     "name", [pytest.param(name, marks=marked(name)) for name in PROGRAMS]
 )
 def test_a_killed_fit_equals_one_that_was_never_killed(
-    name: str, tmp_path: Path
+    server: ForkServer, name: str, tmp_path: Path
 ) -> None:
-    assert train(name, tmp_path / "whole", None) == 0
+    assert train(server, name, tmp_path / "whole", None) == 0
     for kill_at in (5, 6):
-        assert train(name, tmp_path / "killed", kill_at) == -signal.SIGKILL
-    assert train(name, tmp_path / "killed", None) == 0
+        assert train(server, name, tmp_path / "killed", kill_at) == -signal.SIGKILL
+    assert train(server, name, tmp_path / "killed", None) == 0
     runs = ("whole", "killed")
     one, other = (dict(np.load(tmp_path / run / "result.npz")) for run in runs)
     assert tuple(one.pop("begun_at")) == (0, 0)

@@ -2,11 +2,12 @@
 
     server = ForkServer()
     done = server.run(["--preset", "tiny", ...], env={}, timeout_secs=300)
+    server = ForkServer("fit")          the programs of `keras_programs`
 
 Importing takes longer than the training of a test. Each run is a fork of a process that
 has imported everything and run no TensorFlow operation: a process of its own, which a
-kill ends for real. `python -m helpers.fork_server` is the server's side: a line of JSON
-on standard input asks for a fork, the answer is its exit status.
+kill ends for real. `python -m helpers.fork_server PROGRAM` is the server's side: a line
+of JSON on standard input asks for a fork, the answer is its exit status.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,9 @@ _POLL_SECS = 0.01
 class ForkServer:
     """The client's side; starts the server at the first run."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "script") -> None:
+        """Keeps what to run: the training "script", or a "fit"."""
+        self._program = program
         self._process: subprocess.Popen[str] | None = None
 
     def run(
@@ -54,7 +58,7 @@ class ForkServer:
         if self._process is None:
             path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "helpers.fork_server"],
+                [sys.executable, "-m", "helpers.fork_server", self._program],
                 env={**os.environ, "PYTHONPATH": path},
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -68,18 +72,28 @@ class ForkServer:
         return answer
 
 
-def serve() -> None:
-    """Answers requests until standard input ends."""
-    from helpers.train_and_die import load_script
+def load(program: str) -> Callable[[], None]:
+    """Imports everything; returns what a fork is to call."""
+    if program == "fit":
+        from helpers.keras_programs import main
+
+        return main
+    from helpers.train_and_die import load_script, train
 
     script = load_script()
     import resumable_tf.training.run  # noqa: F401
 
+    return lambda: train(script)
+
+
+def serve(program: str) -> None:
+    """Answers requests until standard input ends."""
+    work = load(program)
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _become_training(script, request)
+            _become(work, request)
         print(json.dumps(_wait(pid, request["timeout_secs"])), flush=True)
 
 
@@ -96,19 +110,18 @@ def _wait(pid: int, timeout_secs: float) -> int | None:
     return None
 
 
-def _become_training(script: Any, request: dict[str, Any]) -> None:
-    """Turns a fork into the training script; never returns."""
-    from helpers.train_and_die import train
-
+def _become(work: Callable[[], None], request: dict[str, Any]) -> None:
+    """Turns a fork into the program; never returns."""
     for descriptor, path in zip((1, 2), request["outputs"], strict=True):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
-    sys.argv = ["train_translation.py", *request["args"]]
+    sys.argv = ["program", *request["args"]]
     code = 1
     try:
-        train(script)
+        work()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001  printed; the exit code says it failed
@@ -120,4 +133,4 @@ def _become_training(script: Any, request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from helpers.starts import start_over_if_asked
 
 from resumable_tf.checkpoint import Checkpointer
 from resumable_tf.errors import StateError
@@ -95,6 +96,7 @@ def check_hidden_seeds_are_refused() -> None:
 
 
 def main() -> None:
+    start_over_if_asked()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
@@ -111,6 +113,8 @@ def main() -> None:
     assert info.manifest.topology == {"num_replicas": 2}
     again, strategy = build(two)
     Checkpointer(sys.argv[1]).restore_or_initialize(again)
+    # Its initial values and seeds were others, so starting over would differ too.
+    assert again.step == 3
     assert train(again, strategy, 3) == expected
     for one, other in zip(components(state), components(again), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -19,6 +19,7 @@ tf.config.set_logical_device_configuration(
 from helpers.fit_runs import Result, differences, fit, interrupted_fit  # noqa: E402
 from helpers.fit_variants import arrays, two_replicas  # noqa: E402
 from helpers.keras_programs import fresh  # noqa: E402
+from helpers.starts import start_over_if_asked  # noqa: E402
 
 import resumable_tf as rtf  # noqa: E402
 
@@ -42,6 +43,7 @@ def fit_after_refusal(directory: str) -> Result:
 
 
 def main() -> None:
+    start_over_if_asked()
     twice = differences(fit_twice(None), fit_twice(f"{sys.argv[1]}/first"))
     expected = fit(fresh(two_replicas), [])
     result = interrupted_fit(
