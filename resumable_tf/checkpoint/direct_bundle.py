@@ -27,6 +27,7 @@ from resumable_tf.checkpoint.crc32c import mask
 from resumable_tf.checkpoint.data_files import shard_numbers
 from resumable_tf.checkpoint.sorted_table import varint
 from resumable_tf.storage.direct_file import DirectFile
+from resumable_tf.storage.directories import named
 
 _DTYPES = {
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -72,7 +73,8 @@ def write_direct(
                     stored[key] = _append(file, values.pop(key), shard=number)
     finally:
         values.clear()  # Else a kept error would keep them.
-    with open(f"{prefix}.index", "xb") as index:
+    path = f"{prefix}.index"
+    with named(path), open(path, "xb") as index:
         index.write(format_index(stored, num_shards=num_shards))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from resumable_tf.storage.directories import named
 from resumable_tf.storage.protocol import CHUNK_BYTES
 
 _ALIGNMENT = 4096
@@ -46,7 +47,7 @@ class DirectFile:
         self._bytes = np.frombuffer(self._buffer, np.uint8)
         self._written = self._filled = 0
         self._path = path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
         self._is_direct = False
         if bypasses_cache and _O_DIRECT:
@@ -96,7 +97,8 @@ class DirectFile:
         if self._filled:
             # Whole blocks only; what is too much is cut off again.
             self._write(-(-self._filled // _ALIGNMENT) * _ALIGNMENT)
-            os.ftruncate(self._descriptor, size)
+            with named(self._path):
+                os.ftruncate(self._descriptor, size)
         self._written = size
 
     def _write(self, length: int) -> None:

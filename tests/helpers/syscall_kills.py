@@ -38,6 +38,7 @@ CALLS = (
     *("rmdir", "flock", "fcntl", "newfstatat"),
 )
 BEGIN = 2
+TOLD = 3
 KEEP_LAST = 2
 _CALL = re.compile(r"^(\d+) +(\w+)\(")
 _WAIT_SECS = 60.0
@@ -91,9 +92,9 @@ def victim(run: Run, may_begin: int, report: int) -> None:
     try:
         run.train(BEGIN + 1)
         os.write(report, b"saved")
-    except OSError as error:  # Injected.
+    except OSError as error:  # Injected: that it is told is what is looked at.
         os.write(report, f"{type(error).__name__}: {error}".encode())
-        raise SystemExit(3) from error
+        os._exit(TOLD)
 
 
 def trace(run: Run, options: list[str]) -> tuple[int, str]:
@@ -159,6 +160,47 @@ def disturb(run: Run, call: str, number: int, action: str) -> tuple[int, str]:
     return trace(run, ["-e", f"trace={call}", "-e", inject, "-o", os.devnull])
 
 
+class Attack:
+    """All victims of one kind of disturbance, and what became of them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._template = args.directory / "template"
+        self._work = args.directory / "work"
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.said: set[str] = set()
+        self.unharmed: list[str] = []
+
+    def prepare(self) -> None:
+        """Makes the run from which all victims go on."""
+        self._args.directory.mkdir(parents=True)
+        run = Run(self._work, self._args.kind)
+        _check(fork(lambda: run.train(BEGIN)), "the first start")
+        self._work.rename(self._template)
+
+    def fresh(self) -> Run:
+        shutil.rmtree(self._work, ignore_errors=True)
+        shutil.copytree(self._template, self._work)
+        return Run(self._work, self._args.kind)
+
+    def disturb(self, index: int, call: str, number: int) -> None:
+        """Lets one victim save, and looks at what is left."""
+        run, action = self.fresh(), self._args.action
+        code, text = disturb(run, call, number, action)
+        ended = {-9: "killed", 0: "unharmed", TOLD: "told"}.get(code, f"ended {code}")
+        self.counts[ended] += 1
+        if ended == "unharmed" and action.startswith("error"):
+            self.unharmed.append(f"{call} {number}")
+        if code == TOLD:
+            self.said.add(re.sub(r"/\S*/|[0-9a-f]{32}", "", text)[:160])
+        if code == -9 and index % self._args.twice == 0:
+            again, _ = disturb(run, call, number, action)
+            self.counts["killed twice"] += again == -9
+        at_least = BEGIN + 1 if text == "saved" else BEGIN
+        child = fork(lambda: run.check(at_least=at_least, to_step=BEGIN + 2))
+        _check(child, f"{call} {number}: {action}: {ended} {text}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
@@ -166,43 +208,15 @@ def main() -> int:
     parser.add_argument("--action", default="signal=KILL")
     parser.add_argument("--calls", default=",".join(CALLS))
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--first", type=int, default=10**9)
     parser.add_argument("--twice", type=int, default=5)
     args = parser.parse_args()
-    template, work = args.directory / "template", args.directory / "work"
-    template.mkdir(parents=True)
-    _check(fork(lambda: Run(work, args.kind).train(BEGIN)), "the first start")
-    shutil.rmtree(template)
-    work.rename(template)
-
-    def fresh() -> Run:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(template, work)
-        if args.kind == "tiers":
-            (work / "fast").chmod(0o700)
-        return Run(work, args.kind)
-
-    most = count_calls(fresh(), args.calls.split(","))
-    counts: collections.Counter[str] = collections.Counter()
-    said: set[str] = set()
+    attack = Attack(args)
+    attack.prepare()
+    most = count_calls(attack.fresh(), args.calls.split(","))
     for index, (call, number) in enumerate(trials(most, args.every)):
-        if index >= args.first:
-            break
-        run = fresh()
-        code, text = disturb(run, call, number, args.action)
-        ended = {-9: "killed", 0: "unharmed", 3: "told"}.get(code, f"ended {code}")
-        counts[ended] += 1
-        if code == 3:
-            said.add(re.sub(r"/\S*/|[0-9a-f]{32}", "", text)[:160])
-        if code == -9 and index % args.twice == 0:
-            counts["killed twice"] += disturb(run, call, number, args.action)[0] == -9
-        at_least = BEGIN + 1 if text == "saved" else BEGIN
-
-        def check(run: Run = run, at_least: int = at_least) -> None:
-            run.check(at_least=at_least, to_step=BEGIN + 2)
-
-        _check(fork(check), f"{call} {number}: {args.action}: {ended} {text}")
-    print(json.dumps({"calls": most, "counts": counts, "said": sorted(said)}))
+        attack.disturb(index, call, number)
+    found = {"calls": most, "counts": attack.counts, "said": sorted(attack.said)}
+    print(json.dumps({**found, "unharmed": attack.unharmed}))
     return 0
 
 
