@@ -25,7 +25,8 @@ PROVEN = frozenset(
     """
     batch concatenate filter fixedlengthrecord flatmap interleave map options
     paddedbatch parallelbatch parallelinterleave parallelmap prefetch range repeat
-    shard shuffle skip take tensor tensorslice textline tfrecord zip
+    scan shard shuffle skip take takewhile tensor tensorslice textline tfrecord unique
+    window zip
     """.split()
 )
 """Kinds of datasets whose iterator state is exact at every position."""
@@ -35,9 +36,14 @@ _GENERATOR = {"generator"}
 _READS = {"ReadVariableOp", "VarHandleOp", "ResourceGather", "ResourceGatherNd"}
 _CALLS = {"StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case"}
 _HARMLESS = _READS | _CALLS | {"Assert", "Print", "PrintV2", "Placeholder", "Timestamp"}
+# TensorFlow saves no state of a function that makes a shuffle. Each call of it begins
+# with the same seeds.
+_OWN_SEEDS, _SHUFFLE_INSIDE = "DummySeedGenerator", "shuffle in a function"
 # Tables that are read only, models of tokenizers, and what stands for no seeds yet.
-_PREFIXES = ("HashTable", "LookupTableFind", "LookupTableSize", "InitializeTable")
-_PREFIXES += ("Sentencepiece", "Wordpiece", "FastWordpiece", "Dummy")
+_PREFIXES = (
+    *("HashTable", "LookupTableFind", "LookupTableSize", "InitializeTable"),
+    *("Sentencepiece", "Wordpiece", "FastWordpiece", "Dummy"),
+)
 _PARALLEL = {"parallelmap", "parallelinterleave", "mapandbatch"}
 
 
@@ -61,10 +67,9 @@ def replayed_because(parts: Parts, *, trusts_random: bool = False) -> list[str]:
         if trusts_random:
             continue
         stateful = list(_stateful(function, place))
-        if not stateful:
-            continue
         reasons += stateful
-        if _is_parallel(dataset) and not is_op_determinism_enabled():
+        is_drawn = any(reason != _SHUFFLE_INSIDE for reason in stateful)
+        if is_drawn and _is_parallel(dataset) and not is_op_determinism_enabled():
             raise StateError(
                 f"{place}: random numbers or variables in a function that runs in "
                 "parallel are drawn in another order each time, with or without an "
@@ -96,6 +101,8 @@ def _stateful(function: Any, place: str) -> Iterator[str]:
     for node, is_stateful in nodes_of(function):
         if node.op in _PYTHON:
             _refuse_python(place)
+        if node.op == _OWN_SEEDS:
+            found.add(_SHUFFLE_INSIDE)
         if not is_stateful or _is_harmless(node.op):
             continue
         if "seed" in node.attr and "seed2" in node.attr:
@@ -183,7 +190,7 @@ def _check_cache(cache: Any) -> None:
     for dataset in below:
         for wrapper in dataset._functions():
             place = where(wrapper._func)
-            if list(_stateful(wrapper.function, place)):
+            if set(_stateful(wrapper.function, place)) - {_SHUFFLE_INSIDE}:
                 raise StateError(
                     f"{place}: cache() keeps the random numbers that this function "
                     "draws in the first epoch, and they are lost with the process; "

@@ -67,9 +67,6 @@ STEPS: dict[str, Step] = {
         lambda i: i % 2, lambda key, group: group.batch(2), window_size=2
     ).unbatch(),
     "ignore_errors": lambda d, s: d.ignore_errors(),
-    "assert_cardinality": lambda d, s: d.apply(
-        tf.data.experimental.assert_cardinality(tf.data.UNKNOWN_CARDINALITY)
-    ),
     "padded": lambda d, s: d.padded_batch(2).unbatch(),
 }
 
