@@ -232,7 +232,7 @@ def test_settings_that_can_not_work_are_refused(tmp_path):
     run = fitted_run()
     for settings, message in (
         ({"beam_size": 0}, "--beam 0: use 1 to 64"),
-        ({"alpha": -0.1}, "alpha -0.1 must not be negative"),
+        ({"alpha": -0.1}, "alpha -0.1 must be 0 or more"),
         ({"max_source_length": 1}, "max_source_length 1 must be at least 2"),
     ):
         with pytest.raises(UsageError, match=message):
