@@ -110,6 +110,8 @@ class TrainConfig:
             "stop_step",
             "batch_size",
             "num_replicas",
+            "row_length",
+            "vocab_size",
             "steps_per_call",
             "save_every_steps",
             "save_every_secs",

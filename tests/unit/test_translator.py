@@ -95,7 +95,7 @@ def test_beam_sizes_other_than_the_exported_one_can_be_asked_for(exports, known)
         translator = Translator.load(exports, beam=beam)
         assert translator.beam_size == beam
         assert [found.text for found in translator.translate(lines)] == texts
-    with pytest.raises(UsageError, match="--beam 0: use at least 1"):
+    with pytest.raises(UsageError, match="--beam 0: use 1 to 64"):
         Translator.load(exports, beam=0)
 
 
@@ -231,8 +231,8 @@ def test_no_export_and_a_damaged_one_are_told_apart(tmp_path):
 def test_settings_that_can_not_work_are_refused(tmp_path):
     run = fitted_run()
     for settings, message in (
-        ({"beam_size": 0}, "--beam 0: use at least 1"),
-        ({"alpha": -0.1}, "alpha -0.1 must not be negative"),
+        ({"beam_size": 0}, "--beam 0: use 1 to 64"),
+        ({"alpha": -0.1}, "alpha -0.1 must be 0 or more"),
         ({"max_source_length": 1}, "max_source_length 1 must be at least 2"),
     ):
         with pytest.raises(UsageError, match=message):
