@@ -15,7 +15,6 @@ it can't renew it, and so can't commit.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import threading
 import time
@@ -23,11 +22,17 @@ import uuid
 import weakref
 from collections.abc import Callable
 
-from resumable_tf.checkpoint.holder import Holder
+from resumable_tf.checkpoint.holder import HOLDER, Holder
 from resumable_tf.checkpoint.layout import LEASE_FILE
-from resumable_tf.checkpoint.manifest import CHECKSUM, check_seal, parse_json, seal
-from resumable_tf.errors import FencedOffError, RunInUseError, SaveError
+from resumable_tf.checkpoint.sealed_json import SealedFile
+from resumable_tf.errors import (
+    CheckpointVersionError,
+    FencedOffError,
+    RunInUseError,
+    SaveError,
+)
 from resumable_tf.storage import Storage
+from resumable_tf.storage.schema import COUNT, TIME, Fields, Number, Text
 
 TTL_SECS = 60.0
 """A lease that was not renewed for so long may be taken over."""
@@ -35,6 +40,22 @@ _RENEWALS_PER_TTL = 4
 _POLLS_PER_TTL = 30
 _CERTAINLY_OVER = 10
 """No two clocks differ by so many times `TTL_SECS`."""
+_MAX_TTL_SECS = 3600.0
+"""No file makes a process wait for longer."""
+_FILE = SealedFile(
+    "the lease",
+    version=1,
+    fields=Fields(
+        {
+            "token": Text(max_length=64),
+            "num_renewals": COUNT,
+            "renewed": TIME,
+            "ttl_secs": Number(0, _MAX_TTL_SECS),
+            "holder": HOLDER,
+        }
+    ),
+    max_bytes=2**16,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -58,9 +79,7 @@ class LeaseRecord:
 
     def to_bytes(self) -> bytes:
         """Returns the file's contents."""
-        fields = {"format_version": 1, **dataclasses.asdict(self)}
-        text = json.dumps(seal(fields), indent=2, sort_keys=True)
-        return (text + "\n").encode("ascii")
+        return _FILE.to_bytes(dataclasses.asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LeaseRecord:
@@ -68,20 +87,10 @@ class LeaseRecord:
 
         Raises:
             ValueError: If they are not a lease's.
+            CheckpointVersionError: If a newer version of this project wrote it.
         """
-        fields = parse_json(data)
-        try:
-            if CHECKSUM in fields:  # Leases had none before.
-                check_seal(fields)
-            return cls(
-                token=str(fields["token"]),
-                num_renewals=int(fields["num_renewals"]),
-                renewed=float(fields["renewed"]),
-                ttl_secs=float(fields["ttl_secs"]),
-                holder=Holder.from_json(fields["holder"]),
-            )
-        except (KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"no lease: {error!r}") from error
+        fields = _FILE.parse(data)
+        return cls(**{**fields, "holder": Holder(**fields["holder"])})
 
 
 def elapsed_secs() -> float:
@@ -256,6 +265,7 @@ class Lease:
         """Returns the version to replace, empty if there is none.
 
         Raises:
+            CheckpointVersionError: If the holder is of a newer version.
             RunInUseError: If the holder is alive.
         """
         seen, begin = "", self._elapsed()
@@ -266,6 +276,8 @@ class Lease:
                 return ""
             try:
                 record = LeaseRecord.from_bytes(data)
+            except CheckpointVersionError:
+                raise  # Its holder may be alive.
             except ValueError as error:
                 _log.warning("%s is damaged (%s); replacing it", self._where, error)
                 return version

@@ -21,6 +21,14 @@ from collections.abc import Iterable, Iterator
 import google_crc32c
 
 from resumable_tf.storage.file_chunks import crc32c_of, read_file
+from resumable_tf.storage.protocol import CHUNK_BYTES
+from resumable_tf.storage.small_files import (
+    SMALL_BYTES,
+    open_below,
+    open_directory,
+    read_below,
+    stat_below,
+)
 
 _PARTIAL_PREFIX = ".partial-"
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -62,14 +70,15 @@ class LocalStorage:
             os.makedirs(path, exist_ok=True)
             _sync_directory(os.path.dirname(path))
 
-    def read_bytes(self, name: str) -> bytes:
-        """Returns the whole file."""
-        with open(self.locate(name), "rb") as file:
-            return file.read()
+    def read_bytes(self, name: str, *, max_bytes: int = SMALL_BYTES) -> bytes:
+        """Returns a small file as a whole."""
+        return read_below(self._root, name, max_bytes=max_bytes)
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yields the file in pieces."""
-        yield from read_file(self.locate(name))
+        with open_below(self._root, name) as descriptor:
+            while chunk := os.read(descriptor, CHUNK_BYTES):
+                yield chunk
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces a file atomically."""
@@ -163,18 +172,22 @@ class LocalStorage:
     def exists(self, name: str) -> bool:
         """Returns whether the file exists."""
         # Not `isfile`: to it every error, a lost mount too, means no.
-        try:
-            return stat.S_ISREG(os.stat(self.locate(name)).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        found = stat_below(self._root, name)
+        return found is not None and stat.S_ISREG(found.st_mode)
 
     def size(self, name: str) -> int:
         """Returns the file's length in bytes."""
-        return os.stat(self.locate(name)).st_size
+        with open_below(self._root, name) as descriptor:
+            return os.fstat(descriptor).st_size
 
     def list(self, directory: str) -> list[str]:
         """Returns the names of all files below `directory`, sorted."""
-        names = []
+        names: list[str] = []
+        try:  # Not through a link, below which are other people's names.
+            with open_directory(self._root, directory):
+                pass
+        except (FileNotFoundError, NotADirectoryError):
+            return names
         for path, is_directory in _walk(self.locate(directory)):
             is_partial = os.path.basename(path).startswith(_PARTIAL_PREFIX)
             if not is_directory and not is_partial:
