@@ -42,7 +42,7 @@ help:
 
 train: $(VENV)/installed
 	$(BIN)/python scripts/train_translation.py --run-dir $(RUN_DIR) $(ARGS)
-	$(BIN)/python scripts/export_model.py --run-dir $(RUN_DIR)
+	$(BIN)/python scripts/export_model.py --run-dir $(RUN_DIR) --records $(RECORDS)
 	$(BIN)/python scripts/evaluate_translation.py --model $(RUN_DIR)/export \
 	    --records $(RECORDS) --beam $(BEAM) --show 5 $(EVAL_ARGS)
 

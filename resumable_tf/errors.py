@@ -153,6 +153,10 @@ class CheckpointVersionError(ResumableError, ValueError):
     """A checkpoint or run.json was written by a newer version of this project."""
 
 
+class UnsafeFileError(ResumableError, OSError):
+    """Where a file of ours should be is none that may be read: a link, a pipe, ..."""
+
+
 class NoCheckpointError(ResumableError, FileNotFoundError):
     """There is no committed checkpoint where one is needed."""
 

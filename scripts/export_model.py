@@ -31,7 +31,7 @@ def main(
     ] = 4,
     records: Annotated[
         str | None,
-        typer.Option(help="The run's records. [default: as the run says]"),
+        typer.Option(help="The run's records. [default: RUN_DIR/records]"),
     ] = None,
     output: Annotated[
         str | None,

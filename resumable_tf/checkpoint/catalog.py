@@ -18,6 +18,13 @@ import logging
 from collections.abc import Iterable
 from itertools import count
 
+from resumable_tf.checkpoint.catalog_files import (
+    is_lost,
+    listed_steps,
+    manifest_bytes,
+    refuse_foreign,
+    state_bytes,
+)
 from resumable_tf.checkpoint.layout import (
     CHECKPOINTS,
     PINS,
@@ -42,7 +49,6 @@ from resumable_tf.checkpoint.state_file import format_state, is_sound, parse_ste
 from resumable_tf.errors import (
     CheckpointCorruptError,
     NoCheckpointError,
-    UsageError,
 )
 from resumable_tf.storage import Storage
 
@@ -120,7 +126,7 @@ class Catalog:
             CheckpointVersionError: If a newer version of this project wrote it.
         """
         name = manifest_name(step)
-        manifest = Manifest.from_bytes(self._storage.read_bytes(name))
+        manifest = Manifest.from_bytes(manifest_bytes(self._storage, step))
         if manifest.step != step:
             raise CheckpointCorruptError(f"{name} says it is step {manifest.step}")
         self._known[step] = Candidate(step, manifest.time, manifest.metrics)
@@ -152,9 +158,26 @@ class Catalog:
         return found
 
     def digest(self, step: int) -> str:
-        """Returns what tells this save of a step from all others: a digest."""
-        data = self._storage.read_bytes(manifest_name(step))
-        return hashlib.sha256(data).hexdigest()[:32]
+        """Returns what tells this save of a step from all others: a digest.
+
+        Raises:
+            CheckpointCorruptError: If its manifest can't be read.
+        """
+        return hashlib.sha256(manifest_bytes(self._storage, step)).hexdigest()[:32]
+
+    def digest_or_none(self, step: int) -> str | None:
+        """Returns the digest; None if the manifest can't be read, or is just deleted.
+
+        Who restores finds that out, and what counts is looked at again without it.
+        """
+        try:
+            return self.digest(step)
+        except OSError as error:
+            known = (CheckpointCorruptError, FileNotFoundError)
+            if not isinstance(error, known) and not is_lost(error):
+                raise
+            _log.warning("checkpoint %d can't be looked at: %s", step, error)
+            return None
 
     def info(self, step: int) -> CheckpointInfo:
         """Returns a committed checkpoint.
@@ -257,7 +280,7 @@ class Catalog:
         if self._undo_replacements(names):
             names = self._storage.list(CHECKPOINTS)
         committed = self._committed(names)
-        self._refuse_foreign(names, committed)
+        refuse_foreign(self._storage, names, committed)
         moved = finish_moves(self._storage, names, committed)
         moved |= self._save_lost(names, {keeps, *committed})
         for name in names:
@@ -292,12 +315,10 @@ class Catalog:
 
     def check_state_file(self) -> None:
         """Rewrites TensorFlow's list if it is damaged or behind the manifests."""
-        data = b""
-        if self._storage.exists(STATE_FILE):
-            data = self._storage.read_bytes(STATE_FILE)
-            if not is_sound(data):
-                _log.warning("%s is damaged; writing it anew", STATE_FILE)
-                data = b""
+        data = state_bytes(self._storage)
+        if data and not is_sound(data):
+            _log.warning("%s is damaged; writing it anew", STATE_FILE)
+            data = b""
         if parse_steps(data) != self.steps():
             self.write_state_file()
 
@@ -329,7 +350,7 @@ class Catalog:
         """
         if STATE_FILE not in names:
             return set()
-        listed = set(parse_steps(self._storage.read_bytes(STATE_FILE))) - known
+        listed = set(listed_steps(self._storage)) - known
         lost = {name for name in names if step_of_data(name) in listed}
         for step in sorted(listed.intersection(map(step_of_data, lost))):
             where = self.set_aside(step, QUARANTINE)
@@ -366,20 +387,3 @@ class Catalog:
                 is_undone = True
             self._storage.delete(marker)
         return is_undone
-
-    def _refuse_foreign(self, names: list[str], committed: set[int | None]) -> None:
-        """Keeps `clean` from removing what was never this project's.
-
-        Raises:
-            UsageError: If TensorFlow's list names checkpoints and no manifest exists.
-        """
-        bundles = {step_of_data(name) for name in names} - {None}
-        if committed or not bundles or STATE_FILE not in names:
-            return
-        listed = bundles.intersection(parse_steps(self._storage.read_bytes(STATE_FILE)))
-        if listed:
-            raise UsageError(
-                f"{self._storage.locate(CHECKPOINTS)} holds checkpoints of another "
-                f"program (ckpt-{max(listed, key=lambda step: step or 0)} has no "
-                "manifest); use another run directory, or move them away"
-            )

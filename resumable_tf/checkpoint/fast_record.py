@@ -12,23 +12,42 @@ gets another: what an old RAM disk holds is then not this run's.
 from __future__ import annotations
 
 import dataclasses
-import json
 import uuid
 from typing import Any
 
 from resumable_tf.checkpoint.layout import FAST_FILE, IDENTITY_FILE
-from resumable_tf.checkpoint.manifest import (
-    canonical_json,
-    check_seal,
-    parse_json,
-    seal,
+from resumable_tf.checkpoint.sealed_json import SealedFile
+from resumable_tf.errors import (
+    CheckpointCorruptError,
+    FastTierMismatchError,
+    UnsafeFileError,
 )
-from resumable_tf.errors import CheckpointCorruptError, FastTierMismatchError
 from resumable_tf.storage import Storage
+from resumable_tf.storage.schema import STEP, Array, Fields, Maybe, Text
 
 FORMAT_VERSION = 1
 _NUM_REMEMBERED = 256
 """More than one start can see; a digest is 32 bytes."""
+_ID = Text("[0-9a-f]{32}", 32, "an id of 32 hexadecimal digits")
+_DIGESTS = Array(_ID, max_length=_NUM_REMEMBERED)
+_FAST = SealedFile(
+    "fast.json",
+    FORMAT_VERSION,
+    Fields(
+        {
+            "run_id": _ID,
+            "run_dir": Text(),
+            "known": _DIGESTS,
+            "superseded": _DIGESTS,
+            "copying": Maybe(STEP),
+            "strange": Array(Text(), max_length=100_000),
+        }
+    ),
+    max_bytes=16 * 2**20,
+)
+_IDENTITY = SealedFile(
+    "identity.json", FORMAT_VERSION, Fields({"run_id": _ID}), max_bytes=2**16
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +73,7 @@ class FastRecord:
 
     def is_of(self, run_id: str | None, durable: Storage) -> bool:
         """Returns whether it is that run's, and of this copy of it."""
-        return (self.run_id, self.run_dir) == (run_id, durable.root)
+        return (self.run_id, self.run_dir) == (run_id, place_of(durable))
 
     def knowing(self, *digests: str) -> FastRecord:
         """Returns a record that knows these too."""
@@ -68,9 +87,13 @@ class FastRecord:
 
     def write(self, storage: Storage) -> None:
         """Replaces the file, in one piece."""
-        fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        text = json.dumps(seal(fields), indent=2, sort_keys=True) + "\n"
-        storage.write_bytes(FAST_FILE, text.encode("utf-8"))
+        storage.write_bytes(FAST_FILE, _FAST.to_bytes(dataclasses.asdict(self)))
+
+
+def place_of(durable: Storage) -> str:
+    """Returns a run directory as it stands in the file, also if it is no UTF-8."""
+    data = durable.root.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def read_record(storage: Storage) -> FastRecord | None:
@@ -79,21 +102,8 @@ def read_record(storage: Storage) -> FastRecord | None:
     Raises:
         CheckpointCorruptError: If the file is damaged.
     """
-    fields = _read_json(storage, FAST_FILE)
-    if fields is None:
-        return None
-    try:
-        copying = fields["copying"]
-        return FastRecord(
-            run_id=str(fields["run_id"]),
-            run_dir=str(fields["run_dir"]),
-            known=tuple(map(str, fields["known"])),
-            superseded=tuple(map(str, fields["superseded"])),
-            copying=None if copying is None else int(copying),
-            strange=tuple(map(str, fields["strange"])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(storage, FAST_FILE, error) from error
+    fields = _read(storage, FAST_FILE, _FAST)
+    return None if fields is None else FastRecord(**fields)
 
 
 def read_run_id(storage: Storage) -> str | None:
@@ -102,13 +112,8 @@ def read_run_id(storage: Storage) -> str | None:
     Raises:
         CheckpointCorruptError: If the file is damaged.
     """
-    fields = _read_json(storage, IDENTITY_FILE)
-    if fields is None:
-        return None
-    try:
-        return str(fields["run_id"])
-    except KeyError as error:
-        raise _damaged(storage, IDENTITY_FILE, error) from error
+    fields = _read(storage, IDENTITY_FILE, _IDENTITY)
+    return None if fields is None else str(fields["run_id"])
 
 
 def make_run_id(storage: Storage) -> str:
@@ -121,9 +126,9 @@ def make_run_id(storage: Storage) -> str:
     if found is not None:
         return found
     run_id = uuid.uuid4().hex
-    fields = {"format_version": FORMAT_VERSION, "run_id": run_id}
+    data = _IDENTITY.to_bytes({"run_id": run_id}, is_pretty=False)
     try:
-        storage.create(IDENTITY_FILE, canonical_json(seal(fields)))
+        storage.create(IDENTITY_FILE, data)
     except FileExistsError:  # Another process was faster.
         return read_run_id(storage) or run_id
     return run_id
@@ -145,7 +150,7 @@ def check_owner(
     """
     if record is not None and record.is_of(run_id, durable):
         return
-    now = {"run_id": run_id, "run_dir": durable.root}
+    now = {"run_id": run_id, "run_dir": place_of(durable)}
     saved: dict[str, str | None] = {"run_id": None, "run_dir": None}
     whose = "does not say of which run"
     if record is not None:
@@ -162,28 +167,16 @@ def check_owner(
     )
 
 
-def _read_json(storage: Storage, name: str) -> dict[str, Any] | None:
+def _read(storage: Storage, name: str, kind: SealedFile) -> dict[str, Any] | None:
     """Returns a file's fields, None without the file.
 
     Raises:
-        CheckpointCorruptError: If it is no JSON object, or not the one written.
+        CheckpointCorruptError: If it is damaged.
     """
     try:
-        data = storage.read_bytes(name)
-    except FileNotFoundError:
-        return None
-    try:
-        fields = parse_json(data)
-        if not isinstance(fields, dict):
-            raise TypeError("no object")
-        check_seal(fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(storage, name, error) from error
-    return fields
-
-
-def _damaged(storage: Storage, name: str, error: Exception) -> CheckpointCorruptError:
-    return CheckpointCorruptError(
-        f"{storage.locate(name)} can't be read: {error!r}. Delete it and the fast "
-        "tier's directory: the run goes on from the durable tier"
-    )
+        return kind.read(storage, name)
+    except (CheckpointCorruptError, UnsafeFileError) as error:
+        raise CheckpointCorruptError(
+            f"{error}. Delete it and the fast tier's directory: the run goes on from "
+            "the durable tier"
+        ) from error

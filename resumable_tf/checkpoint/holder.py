@@ -16,12 +16,27 @@ import dataclasses
 import datetime
 import os
 import socket
-from typing import Any
+
+from resumable_tf.storage.schema import TIME, Fields, Integer, Text
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAMESPACE = "/proc/self/ns/pid"
 _STATE_FIELD, _START_FIELD = 0, 19
 """Positions in /proc/PID/stat, counted behind the name in brackets (proc(5))."""
+_MAX_PID = 2**31 - 1
+"""The most that the system can be asked about."""
+HOLDER = Fields(
+    {
+        "host": Text(max_length=255),
+        "pid": Integer(1, _MAX_PID),
+        # Only compared, with what this kernel says.
+        "boot_id": Text(max_length=64),
+        "pid_namespace": Text(max_length=64),
+        "started": Text(max_length=64),
+        "since": TIME,
+    }
+)
+"""What a file may say of a holder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,26 +74,6 @@ class Holder:
             started=stat[_START_FIELD] if stat else "",
             since=now,
         )
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Holder:
-        """Returns the holder that `dataclasses.asdict` made `fields` of.
-
-        Raises:
-            ValueError: If they are not a holder's.
-        """
-        try:
-            _moment(float(fields["since"]))
-            return cls(
-                host=str(fields["host"]),
-                pid=int(fields["pid"]),
-                boot_id=str(fields["boot_id"]),
-                pid_namespace=str(fields["pid_namespace"]),
-                started=str(fields["started"]),
-                since=float(fields["since"]),
-            )
-        except (KeyError, TypeError, OverflowError, OSError) as error:
-            raise ValueError(f"no holder: {error!r}") from error
 
     def is_here(self) -> bool:
         """Returns whether its process number means something to this process."""

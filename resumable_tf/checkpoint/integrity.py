@@ -11,12 +11,12 @@ Everything is read once, in pieces; nothing is changed.
 from __future__ import annotations
 
 import dataclasses
-import errno
 from collections.abc import Collection, Iterable, Iterator
 
 import google_crc32c
 
 from resumable_tf.checkpoint.catalog import Catalog
+from resumable_tf.checkpoint.catalog_files import is_lost, no_file_means_damage
 from resumable_tf.checkpoint.layout import CHECKPOINTS
 from resumable_tf.checkpoint.manifest import FileRecord, Manifest, hex_crc32c
 from resumable_tf.errors import (
@@ -109,16 +109,19 @@ def read_file(storage: Storage, record: FileRecord) -> Iterator[bytes]:
     """
     name = f"{CHECKPOINTS}/{record.name}"
     try:
-        size = storage.size(name)
-        if size != record.size:
-            raise CheckpointCorruptError(
-                f"{record.name} has {size} bytes, the manifest says {record.size}"
-            )
-        yield from storage.read_chunks(name)
+        with no_file_means_damage(record.name):
+            size = storage.size(name)
+            if size != record.size:
+                raise CheckpointCorruptError(
+                    f"{record.name} has {size} bytes, the manifest says {record.size}"
+                )
+            yield from storage.read_chunks(name)
+    except CheckpointCorruptError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointCorruptError(f"{record.name} is missing") from error
     except OSError as error:
-        if error.errno != errno.EIO:
+        if not is_lost(error):
             raise
         raise CheckpointCorruptError(f"{record.name} can't be read: {error}") from error
 

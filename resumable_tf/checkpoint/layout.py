@@ -25,16 +25,25 @@ QUARANTINE = f"{CHECKPOINTS}/quarantine"
 SUPERSEDED = f"{CHECKPOINTS}/superseded"
 """Checkpoints that a resume from an earlier step has made obsolete, and markers."""
 
-_MANIFEST = re.compile(re.escape(CHECKPOINTS) + r"/ckpt-(\d+)\.manifest\.json")
+_MAX_STEP = 2**63 - 1
+_NUMBER = r"(0|[1-9][0-9]{0,18})"
+"""A step in one way of writing: "007" names another file than "7"."""
+_CKPT = rf"{re.escape(CHECKPOINTS)}/ckpt-{_NUMBER}"
+_MANIFEST = re.compile(rf"{_CKPT}\.manifest\.json")
+_IN_MANIFEST = re.compile(rf"{_CKPT}\.manifest\.json/.*", re.DOTALL)
 _DATA = re.compile(
-    re.escape(CHECKPOINTS) + r"/ckpt-(\d+)(?:\.index|\.data-\d+-of-\d+|_temp/.*)"
+    rf"{_CKPT}(?:\.index|\.data-[0-9]{{5,}}-of-[0-9]{{5,}}|_temp/.*)", re.DOTALL
 )
-_PIN = re.compile(re.escape(PINS) + r"/(\d+)")
-_SCRATCH = re.compile(
-    re.escape(STATE_FILE) + r"\.tmp.*|" + re.escape(CHECKPOINTS) + r"/ckpt-\d+_temp/.*"
+_SHARD = re.compile(rf"ckpt-{_NUMBER}\.data-([0-9]{{5,9}})-of-([0-9]{{5,9}})")
+_PIN = re.compile(rf"{re.escape(PINS)}/{_NUMBER}")
+_SCRATCH = re.compile(rf"{re.escape(STATE_FILE)}\.tmp.*|{_CKPT}_temp/.*", re.DOTALL)
+_SIDES = f"{re.escape(QUARANTINE)}|{re.escape(SUPERSEDED)}"
+_ASIDE = re.compile(
+    rf"({_SIDES})/ckpt-{_NUMBER}\.([1-9][0-9]{{0,8}})/ckpt-\2\.manifest\.json"
 )
-_ASIDE = re.compile(r"(.*)/ckpt-(\d+)\.(\d+)/ckpt-\d+\.manifest\.json")
-_REPLACED = re.compile(rf"({re.escape(SUPERSEDED)}/ckpt-(\d+)\.\d+)\.until-(\d+)")
+_REPLACED = re.compile(
+    rf"({re.escape(SUPERSEDED)}/ckpt-{_NUMBER}\.[1-9][0-9]{{0,8}})\.until-{_NUMBER}"
+)
 
 
 def bundle_name(step: int) -> str:
@@ -54,8 +63,12 @@ def manifest_name(step: int) -> str:
 
 def step_of_manifest(name: str) -> int | None:
     """Returns the step of a committed checkpoint's manifest, else None."""
-    match = _MANIFEST.fullmatch(name)
-    return int(match[1]) if match else None
+    return _step_in(_MANIFEST.fullmatch(name))
+
+
+def step_of_folder(name: str) -> int | None:
+    """Returns the step whose manifest is a folder, for a file in it, else None."""
+    return _step_in(_IN_MANIFEST.fullmatch(name))
 
 
 def pin_name(step: int) -> str:
@@ -65,14 +78,27 @@ def pin_name(step: int) -> str:
 
 def step_of_pin(name: str) -> int | None:
     """Returns the step that a file pins, else None."""
-    match = _PIN.fullmatch(name)
-    return int(match[1]) if match else None
+    return _step_in(_PIN.fullmatch(name))
 
 
 def step_of_data(name: str) -> int | None:
     """Returns the step that a bundle's file belongs to, finished or not, else None."""
-    match = _DATA.fullmatch(name)
-    return int(match[1]) if match else None
+    return _step_in(_DATA.fullmatch(name))
+
+
+def is_index(name: str, step: int) -> bool:
+    """Returns whether a file name is that of the index of a step's bundle."""
+    return name == f"{bundle_name(step)}.index"
+
+
+def data_shard(name: str, step: int) -> tuple[int, int] | None:
+    """Returns number and total for the name of a step's data file, else None."""
+    match = _SHARD.fullmatch(name)
+    if match is None or _step_in(match) != step:
+        return None
+    number, total = int(match[2]), int(match[3])
+    is_canonical = name == f"{bundle_name(step)}.data-{number:05d}-of-{total:05d}"
+    return (number, total) if is_canonical else None
 
 
 def is_scratch(name: str) -> bool:
@@ -88,7 +114,8 @@ def aside_folder(directory: str, step: int, number: int) -> str:
 def parse_aside(name: str) -> tuple[str, int, int] | None:
     """Returns directory, step and number for a manifest that was set aside."""
     match = _ASIDE.fullmatch(name)
-    return (match[1], int(match[2]), int(match[3])) if match else None
+    step = _step_in(match, 2)
+    return None if match is None or step is None else (match[1], step, int(match[3]))
 
 
 def replaced_name(folder: str, until: int) -> str:
@@ -99,4 +126,13 @@ def replaced_name(folder: str, until: int) -> str:
 def parse_replaced(name: str) -> tuple[str, int, int] | None:
     """Returns folder, its step and the awaited step for such a marker, else None."""
     match = _REPLACED.fullmatch(name)
-    return (match[1], int(match[2]), int(match[3])) if match else None
+    step, until = _step_in(match, 2), _step_in(match, 3)
+    if match is None or step is None or until is None:
+        return None
+    return match[1], step, until
+
+
+def _step_in(match: re.Match[str] | None, group: int = 1) -> int | None:
+    """Returns the step in a name, None for one that no training can have reached."""
+    step = None if match is None else int(match[group])
+    return step if step is None or step <= _MAX_STEP else None

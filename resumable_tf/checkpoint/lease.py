@@ -26,7 +26,13 @@ from collections.abc import Callable
 from resumable_tf.checkpoint.holder import Holder
 from resumable_tf.checkpoint.layout import LEASE_FILE
 from resumable_tf.checkpoint.lease_record import LeaseRecord
-from resumable_tf.errors import FencedOffError, RunInUseError, SaveError, StorageError
+from resumable_tf.errors import (
+    CheckpointVersionError,
+    FencedOffError,
+    RunInUseError,
+    SaveError,
+    StorageError,
+)
 from resumable_tf.storage import Storage
 
 TTL_SECS = 60.0
@@ -266,6 +272,7 @@ class Lease:
         """Returns the version to replace, empty if there is none.
 
         Raises:
+            CheckpointVersionError: If the holder is of a newer version.
             RunInUseError: If the holder is alive.
         """
         seen, begin = "", self._elapsed()
@@ -276,6 +283,8 @@ class Lease:
                 return ""
             try:
                 record = LeaseRecord.from_bytes(data)
+            except CheckpointVersionError:
+                raise  # Its holder may be alive.
             except ValueError as error:
                 _log.warning("%s is damaged (%s); replacing it", self._where, error)
                 return version

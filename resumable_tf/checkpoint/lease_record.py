@@ -7,10 +7,27 @@ record.holder
 from __future__ import annotations
 
 import dataclasses
-import json
 
-from resumable_tf.checkpoint.holder import Holder
-from resumable_tf.checkpoint.manifest import CHECKSUM, check_seal, parse_json, seal
+from resumable_tf.checkpoint.holder import HOLDER, Holder
+from resumable_tf.checkpoint.sealed_json import SealedFile
+from resumable_tf.storage.schema import COUNT, TIME, Fields, Number, Text
+
+_MAX_TTL_SECS = 3600.0
+"""No file makes a process wait for longer."""
+_FILE = SealedFile(
+    "the lease",
+    version=1,
+    fields=Fields(
+        {
+            "token": Text(max_length=64),
+            "num_renewals": COUNT,
+            "renewed": TIME,
+            "ttl_secs": Number(0, _MAX_TTL_SECS),
+            "holder": HOLDER,
+        }
+    ),
+    max_bytes=2**16,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +50,7 @@ class LeaseRecord:
 
     def to_bytes(self) -> bytes:
         """Returns the file's contents."""
-        fields = {"format_version": 1, **dataclasses.asdict(self)}
-        text = json.dumps(seal(fields), indent=2, sort_keys=True)
-        return (text + "\n").encode("ascii")
+        return _FILE.to_bytes(dataclasses.asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LeaseRecord:
@@ -43,17 +58,7 @@ class LeaseRecord:
 
         Raises:
             ValueError: If they are not a lease's.
+            CheckpointVersionError: If a newer version of this project wrote it.
         """
-        fields = parse_json(data)
-        try:
-            if CHECKSUM in fields:  # Leases had none before.
-                check_seal(fields)
-            return cls(
-                token=str(fields["token"]),
-                num_renewals=int(fields["num_renewals"]),
-                renewed=float(fields["renewed"]),
-                ttl_secs=float(fields["ttl_secs"]),
-                holder=Holder.from_json(fields["holder"]),
-            )
-        except (KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"no lease: {error!r}") from error
+        fields = _FILE.parse(data)
+        return cls(**{**fields, "holder": Holder(**fields["holder"])})

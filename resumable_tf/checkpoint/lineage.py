@@ -20,6 +20,7 @@ from resumable_tf.checkpoint.catalog import Catalog
 from resumable_tf.checkpoint.manifest import CheckpointInfo
 from resumable_tf.checkpoint.run_config import (
     BATCH_SIZE_KEYS,
+    CHANGES,
     RunConfig,
     fingerprint_of,
     open_run,
@@ -30,9 +31,6 @@ from resumable_tf.errors import ConfigMismatchError
 from resumable_tf.storage import Storage
 
 _log = logging.getLogger(__name__)
-CHANGES = "changes"
-"""Key of the list of changes in a lineage."""
-
 MayChange = Callable[[int, int, int], bool]
 """Tells whether a step may be continued: step, batch size before, and from now on."""
 
@@ -182,6 +180,6 @@ def _changed_setting(
     """Returns the batch size of run.json and that of this start, if they differ."""
     for key in BATCH_SIZE_KEYS:
         saved, now = run.config.get(key), config.get(key)
-        if saved is not None and now is not None and saved != now:
-            return int(saved), int(now)
+        if type(saved) is int and type(now) is int and saved != now:
+            return saved, now
     return None

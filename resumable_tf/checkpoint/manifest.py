@@ -11,18 +11,61 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import google_crc32c
-
+from resumable_tf.checkpoint.layout import data_shard, is_index
+from resumable_tf.checkpoint.sealed_json import SealedFile
 from resumable_tf.errors import CheckpointCorruptError, CheckpointVersionError
+from resumable_tf.storage.schema import (
+    COUNT,
+    CRC32C,
+    MAX_INT,
+    SHA256,
+    STEP,
+    TIME,
+    Array,
+    Fields,
+    FileName,
+    Free,
+    Kind,
+    Maybe,
+    Number,
+    Table,
+    Text,
+)
+from resumable_tf.storage.strict_json import parse_json
 
 FORMAT_VERSION = 1
 """Version of the checkpoint format that this code writes."""
 
-CHECKSUM = "crc32c"
-"""Field of a file that holds the checksum of all others."""
+MAX_BYTES = 16 * 2**20
+"""Of a manifest; a hundred thousand variables need as much."""
+_MAX_RANK = 254
+_DTYPE = Text("[a-z][a-z0-9_]{0,31}", 32, "a dtype of TensorFlow's")
+_KINDS: dict[str, Kind] = {
+    "step": STEP,
+    "epoch": Maybe(COUNT),
+    "batch": Maybe(COUNT),
+    "files": Array(
+        Fields({"name": FileName(), "size": COUNT, "crc32c": CRC32C}),
+        min_length=2,
+        max_length=100_000,
+    ),
+    "inventory": Table(
+        Fields({"shape": Array(COUNT, max_length=_MAX_RANK), "dtype": _DTYPE})
+    ),
+    "optimizers": Table(Text()),
+    "data": Maybe(Table(Free())),
+    "extra": Table(Free()),
+    "metrics": Table(Number()),
+    "versions": Table(Text()),
+    "topology": Fields({"num_replicas": COUNT}),
+    "config": Maybe(SHA256),
+    "time": TIME,
+}
+_FILE = SealedFile("the manifest", FORMAT_VERSION, Fields(_KINDS), MAX_BYTES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +129,22 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def to_bytes(self) -> bytes:
-        """Returns canonical JSON: equal manifests give equal bytes."""
+        """Returns canonical JSON: equal manifests give equal bytes.
+
+        Raises:
+            ValueError: If it could not be read again.
+        """
         fields = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
+        del fields["format_version"]
         fields["files"] = [dataclasses.asdict(record) for record in self.files]
         fields["inventory"] = {
             key: {"shape": list(spec.shape), "dtype": spec.dtype}
             for key, spec in self.inventory.items()
         }
-        return canonical_json(seal(fields))
+        _check_sense(self)
+        return _FILE.to_bytes(fields, is_pretty=False)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -108,13 +157,21 @@ class Manifest:
             CheckpointCorruptError: If it is not a complete, undamaged manifest.
             CheckpointVersionError: If a newer version of this project wrote it.
         """
-        fields = _checked_fields(data)
         try:
-            return _from_fields(fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            fields = _FILE.parse(data)
+            files = [FileRecord(**record) for record in fields.pop("files")]
+            inventory = {
+                key: TensorSpec(**spec) for key, spec in fields.pop("inventory").items()
+            }
+            manifest = cls(**fields, files=tuple(files), inventory=inventory)
+            _check_sense(manifest)
+        except CheckpointVersionError:
+            raise
+        except ValueError as error:
             raise CheckpointCorruptError(
-                f"the manifest is not of format {FORMAT_VERSION}: {error!r}"
+                f"the manifest is damaged or cut off: {error}"
             ) from error
+        return manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +200,8 @@ def normalize_json(value: Any, *, what: str) -> Any:
         TypeError: If JSON can't hold it.
     """
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        return parse_json(json.dumps(value, allow_nan=False).encode("ascii"))
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"{what} must be JSON values (strings, finite numbers, lists, dicts): "
             f"{error}"
@@ -156,143 +213,28 @@ def hex_crc32c(value: int) -> str:
     return f"{value:08x}"
 
 
-def canonical_json(value: Any) -> bytes:
-    """Returns the one way in which this project writes a JSON value."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=dict
-    )
-    return text.encode("ascii") + b"\n"
-
-
-def parse_json(data: bytes) -> Any:
-    """Returns what a file of this project says.
+def _check_sense(manifest: Manifest) -> None:
+    """Checks what no single field tells.
 
     Raises:
-        ValueError: If it is no JSON, whatever the bytes are.
+        ValueError: If the files are not those of one whole bundle of this step, or a
+            value is larger than any file.
     """
-    try:
-        return json.loads(data.decode("utf-8"))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    names = [record.name for record in manifest.files]
+    _check_files(manifest.step, names)
+    for key, spec in manifest.inventory.items():
+        if math.prod(spec.shape) > MAX_INT:
+            raise ValueError(f"{key[:80]!a} is larger than any file")
 
 
-def seal(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a file together with their checksum."""
-    return {**fields, CHECKSUM: _checksum(fields)}
-
-
-def check_seal(fields: Mapping[str, Any]) -> None:
-    """Compares the fields of a file with their checksum.
+def _check_files(step: int, names: Sequence[str]) -> None:
+    """Checks that files are an index and all its data files, each once.
 
     Raises:
-        ValueError: If they are not those that were written.
+        ValueError: If they are not.
     """
-    try:
-        expected = _checksum(fields)
-    except (TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-    if fields[CHECKSUM] != expected:
-        raise ValueError(f"its checksum is {expected}, it says {fields[CHECKSUM]}")
-
-
-def _checksum(fields: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in fields.items() if name != CHECKSUM}
-    return hex_crc32c(google_crc32c.value(canonical_json(rest)))
-
-
-def _checked_fields(data: bytes) -> dict[str, Any]:
-    """Parses JSON and verifies its checksum, whose rule all versions share.
-
-    Raises:
-        CheckpointCorruptError: If the JSON is damaged.
-        CheckpointVersionError: If the version is a newer one.
-    """
-    try:
-        fields = parse_json(data)
-    except ValueError as error:
-        raise CheckpointCorruptError(
-            f"the manifest is damaged or cut off: {error}"
-        ) from error
-    if not isinstance(fields, dict) or CHECKSUM not in fields:
-        raise CheckpointCorruptError("the manifest has no checksum")
-    try:
-        check_seal(fields)
-    except ValueError as error:
-        raise CheckpointCorruptError(f"the manifest is damaged: {error}") from error
-    version = fields.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CheckpointVersionError(
-            f"the checkpoint has format {version}, this version reads up to "
-            f"{FORMAT_VERSION}; use a newer resumable-tf"
-        )
-    return fields
-
-
-def _from_fields(fields: Mapping[str, Any]) -> Manifest:
-    """Builds a manifest.
-
-    Raises:
-        ValueError: If a field is missing, unknown or of the wrong type.
-    """
-    names = {field.name for field in dataclasses.fields(Manifest)}
-    found = set(fields) - {CHECKSUM}
-    if found != names:
-        raise ValueError(
-            f"missing {sorted(names - found)}, unknown {sorted(found - names)}"
-        )
-    if fields["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version {fields['format_version']!r}")
-    values = {name: _typed(fields, name) for name in names}
-    values["files"] = tuple(_file_record(record) for record in fields["files"])
-    values["inventory"] = {
-        key: _tensor_spec(spec) for key, spec in fields["inventory"].items()
-    }
-    return Manifest(**values)
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "step": (int,),
-    "epoch": (int, type(None)),
-    "batch": (int, type(None)),
-    "files": (list,),
-    "inventory": (dict,),
-    "optimizers": (dict,),
-    "data": (dict, type(None)),
-    "extra": (dict,),
-    "metrics": (dict,),
-    "versions": (dict,),
-    "topology": (dict,),
-    "config": (str, type(None)),
-    "time": (int, float),
-    "format_version": (int,),
-}
-
-
-def _typed(fields: Mapping[str, Any], name: str) -> Any:
-    """Returns a field.
-
-    Raises:
-        ValueError: If its type is not the one of this format.
-    """
-    value = fields[name]
-    if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}")
-    return value
-
-
-def _file_record(fields: Mapping[str, Any]) -> FileRecord:
-    """Returns one file's record.
-
-    Raises:
-        ValueError: If its name leaves the directory.
-    """
-    record = FileRecord(**fields)
-    if "/" in record.name or not record.name:
-        raise ValueError(f"file name {record.name!r}")
-    return record
-
-
-def _tensor_spec(fields: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        shape=tuple(int(size) for size in fields["shape"]), dtype=str(fields["dtype"])
-    )
+    shards = [shard for name in names if (shard := data_shard(name, step)) is not None]
+    total = len(names) - 1
+    is_whole = sorted(shards) == [(number, total) for number in range(total)]
+    if not is_whole or [is_index(name, step) for name in names].count(True) != 1:
+        raise ValueError(f"its files are not those of one checkpoint of step {step}")

@@ -16,6 +16,7 @@ from resumable_tf.checkpoint.fast_record import (
     FastRecord,
     check_owner,
     make_run_id,
+    place_of,
     read_record,
     read_run_id,
 )
@@ -69,7 +70,7 @@ class Ownership:
         run_id, found = make_run_id(durable), read_record(fast)
         if found is None or not found.is_of(run_id, durable):
             strange = tuple(self._fast.catalog.quarantined())
-            FastRecord(run_id, durable.root, strange=strange).write(fast)
+            FastRecord(run_id, place_of(durable), strange=strange).write(fast)
 
     def quarantined(self) -> list[str]:
         """Returns the names of this run's files in the fast tier's quarantine."""
@@ -105,7 +106,8 @@ class Ownership:
             The digests of those.
         """
         steps = self._durable.catalog.steps()[-_NUM_SEEN:]
-        digests = {step: self._durable.catalog.digest(step) for step in steps}
+        found = {step: self._durable.catalog.digest_or_none(step) for step in steps}
+        digests = {step: one for step, one in found.items() if one is not None}
         record = read_record(self._fast.storage)
         seen = {*record.known, *record.superseded} if record is not None else set()
         if is_continued_elsewhere(digests, seen):
@@ -121,4 +123,4 @@ class Ownership:
         newer = [other for other in steps if other > step]
         for other in newer if newer != self._durable.catalog.steps() else ():
             self._durable.catalog.set_aside(other, SUPERSEDED)
-        return [digests[other] for other in newer]
+        return [digests[other] for other in newer if other in digests]

@@ -12,12 +12,12 @@ it, also after its files were verified: TensorFlow reads them once more.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
 
 import tensorflow as tf
 
 from resumable_tf.checkpoint.catalog import Catalog
+from resumable_tf.checkpoint.catalog_files import is_lost, no_file_means_damage
 from resumable_tf.checkpoint.tensorflow_errors import as_os_errors
 from resumable_tf.errors import CheckpointCorruptError
 
@@ -35,7 +35,7 @@ def reading(catalog: Catalog, step: int) -> Iterator[None]:
             of it. Any other error stays as it is.
     """
     try:
-        with as_os_errors():
+        with as_os_errors(), no_file_means_damage("it"):
             yield
     except CheckpointCorruptError:
         raise
@@ -43,6 +43,6 @@ def reading(catalog: Catalog, step: int) -> Iterator[None]:
         # Deleting begins with the manifest.
         if step not in catalog.steps():
             raise CheckpointCorruptError("it was deleted meanwhile") from error
-        if getattr(error, "errno", None) != errno.EIO:
+        if not isinstance(error, OSError) or not is_lost(error):
             raise
         raise CheckpointCorruptError(f"it can't be read: {error}") from error

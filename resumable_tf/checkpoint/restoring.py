@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection
 
 from resumable_tf.checkpoint.bundle import open_bundle
+from resumable_tf.checkpoint.catalog_files import is_forbidden
 from resumable_tf.checkpoint.comparison import (
     check_data,
     check_inventory,
@@ -61,6 +62,7 @@ def restore_newest(
         FastTierMismatchError: If the fast tier is another run's.
     """
     damaged: set[Place] = set()
+    left_in: set[Storage] = set()
     # What is damaged may change which of the others count.
     while candidates := tiers.candidates(without=damaged):
         place = candidates[0]
@@ -68,16 +70,17 @@ def restore_newest(
         try:
             return _restore(tier, state, place.step, may_change)
         except CheckpointCorruptError as error:
-            where = "left in place"
-            if quarantines:
+            if quarantines and not is_forbidden(error):
                 where = f"moved to {tier.catalog.set_aside(place.step, QUARANTINE)}"
+            else:
+                where = "left in place"
+                left_in.add(tier.storage)
             _log.warning(
                 "checkpoint %d is damaged (%s) in %s; %s, trying the one before",
                 *(place.step, error, tier.storage.root, where),
             )
             damaged.add(place)
-    left = set() if quarantines else damaged
-    _refuse_damaged(tiers, left_in={tiers.tier(place).storage for place in left})
+    _refuse_damaged(tiers, left_in=left_in)
     superseded = tiers.durable.storage.list(SUPERSEDED)
     if superseded:
         _log.warning(

@@ -15,23 +15,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resumable_tf.checkpoint.layout import RUN_FILE
-from resumable_tf.checkpoint.manifest import (
-    CHECKSUM,
-    canonical_json,
-    check_seal,
-    normalize_json,
-    parse_json,
-    seal,
-)
-from resumable_tf.errors import (
-    CheckpointCorruptError,
-    CheckpointVersionError,
-    ConfigMismatchError,
-)
+from resumable_tf.checkpoint.manifest import normalize_json
+from resumable_tf.checkpoint.sealed_json import SealedFile
+from resumable_tf.errors import CheckpointCorruptError, ConfigMismatchError
 from resumable_tf.storage import Storage
+from resumable_tf.storage.schema import (
+    SHA256,
+    STEP,
+    TIME,
+    Array,
+    Fields,
+    Free,
+    Integer,
+    Kind,
+    Table,
+)
+from resumable_tf.storage.strict_json import canonical_json
 
 FORMAT_VERSION = 1
 """Version of run.json."""
+
+MAX_BYTES = 4 * 2**20
+_SIZE = Integer(1)
+_CHANGE: dict[str, Kind] = {
+    "parent_step": STEP,
+    "time": TIME,
+    "changed": Fields({"batch_size": Fields({"from": _SIZE, "to": _SIZE})}),
+}
+_FILE = SealedFile(
+    "run.json",
+    FORMAT_VERSION,
+    Fields({"config": Table(Free()), "fingerprint": SHA256, "lineage": Table(Free())}),
+    MAX_BYTES,
+)
+CHANGES = "changes"
+"""Key of the list of changes of the batch size in a lineage."""
 
 BATCH_SIZE_KEYS = ("batch_size", "global_batch_size")
 """Settings that a start may change when it is asked to."""
@@ -122,30 +140,17 @@ def read_run(storage: Storage) -> RunConfig | None:
         CheckpointCorruptError: If run.json can't be read.
         CheckpointVersionError: If a newer version of this project wrote it.
     """
-    try:
-        data = storage.read_bytes(RUN_FILE)
-    except FileNotFoundError:
+    fields = _FILE.read(storage, RUN_FILE)
+    if fields is None:
         return None
-    where = storage.locate(RUN_FILE)
     try:
-        fields = parse_json(data)
-        version = fields["format_version"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointCorruptError(f"{where} can't be read: {error!r}") from error
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CheckpointVersionError(
-            f"{where} has format {version}, this version reads up to "
-            f"{FORMAT_VERSION}; use a newer resumable-tf"
-        )
-    try:
-        return _from_fields(fields)
-    except (KeyError, TypeError) as error:
-        raise CheckpointCorruptError(f"{where} can't be read: {error!r}") from error
+        _check_sense(fields)
     except ValueError as error:
         raise CheckpointCorruptError(
-            f"{where} was changed: {error}; restore the file, or start a new run "
-            "directory"
+            f"{storage.locate(RUN_FILE)} was changed: {error}; restore the file, or "
+            "start a new run directory"
         ) from error
+    return RunConfig(**fields)
 
 
 def write_run(run: RunConfig, storage: Storage) -> None:
@@ -154,25 +159,21 @@ def write_run(run: RunConfig, storage: Storage) -> None:
 
 
 def _to_bytes(run: RunConfig) -> bytes:
-    fields = seal({"format_version": FORMAT_VERSION, **dataclasses.asdict(run)})
-    return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("ascii")
+    fields = dataclasses.asdict(run)
+    _check_sense(fields)
+    return _FILE.to_bytes(fields)
 
 
-def _from_fields(fields: Mapping[str, Any]) -> RunConfig:
-    """Builds a run's settings.
+def _check_sense(fields: Mapping[str, Any]) -> None:
+    """Checks what the seal does not tell, of what is used here.
 
     Raises:
-        TypeError: If a field is of another type.
-        ValueError: If they are not those that were written.
+        ValueError: If the fingerprint is another's, or a change is none.
     """
-    if CHECKSUM in fields:  # Files had none before.
-        check_seal(fields)
-    run = RunConfig(fields["config"], fields["fingerprint"], fields["lineage"])
-    if not (isinstance(run.config, dict) and isinstance(run.lineage, dict)):
-        raise TypeError("config and lineage are no objects")
-    if run.fingerprint != fingerprint_of(run.config):
+    if fields["fingerprint"] != fingerprint_of(fields["config"]):
         raise ValueError("its fingerprint is not that of its config")
-    return run
+    changes = fields["lineage"].get(CHANGES, [])
+    Array(Fields(_CHANGE)).check(changes, f"lineage.{CHANGES}")
 
 
 def _check(

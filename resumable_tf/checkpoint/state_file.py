@@ -19,11 +19,15 @@ from resumable_tf.checkpoint.layout import bundle_name
 
 _LINE = re.compile(
     r"(?P<path>all_model_checkpoint_paths|model_checkpoint_path): "
-    r'"(?:[^"\n]*/)?ckpt-(?P<step>\d+)"'
+    r'"ckpt-(?P<step>0|[1-9][0-9]{0,18})"'
     r"|(?P<time>all_model_checkpoint_timestamps|last_preserved_timestamp): "
-    r"(?P<secs>-?[0-9][-+.0-9e]*)"
+    r"(?P<secs>-?[0-9][-+.0-9e]{0,30})"
 )
-_PATH = re.compile(r'^all_model_checkpoint_paths: "(?:.*/)?ckpt-(\d+)"$', re.MULTILINE)
+_PATH = re.compile(
+    r'^all_model_checkpoint_paths: "(?:.*/)?ckpt-(0|[1-9][0-9]{0,18})"$', re.MULTILINE
+)
+MAX_BYTES = 4 * 2**20
+"""Of the file; twenty thousand checkpoints need as much."""
 
 
 def format_state(times: Mapping[int, float]) -> bytes:
@@ -50,7 +54,8 @@ def parse_steps(data: bytes) -> list[int]:
 def is_sound(data: bytes) -> bool:
     """Returns whether TensorFlow can read the file and believe it.
 
-    It fails at a byte that is no text, and forgets what it can't read otherwise.
+    It fails at a byte that is no text, and forgets what it can't read otherwise. A path
+    that leads elsewhere is none that was written for this directory.
 
     Args:
         data: The file's contents, as this module or TensorFlow wrote them.

@@ -14,7 +14,6 @@ Without a fast tier everything happens in the durable one, and nothing is copied
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Collection
 
@@ -161,13 +160,7 @@ class Tiers:
 
         Who restores finds that out, and what counts is looked at again without it.
         """
-        try:
-            return self.durable.catalog.digest(step)
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError) and error.errno != errno.EIO:
-                raise
-            _log.warning("checkpoint %d can't be looked at: %s", step, error)
-            return ""
+        return self.durable.catalog.digest_or_none(step) or ""
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Returns the committed checkpoints with a sound manifest, oldest first.

@@ -24,11 +24,64 @@ import tensorflow as tf
 
 from resumable_tf.data.packing import FIELDS
 from resumable_tf.data.tokenizer import Tokenizer
-from resumable_tf.errors import DataFormatError
+from resumable_tf.errors import DataFormatError, UnsafeFileError
+from resumable_tf.storage import open_storage
+from resumable_tf.storage.schema import (
+    COUNT,
+    CRC32C,
+    SHA256,
+    Array,
+    Choice,
+    Fields,
+    FileName,
+    Free,
+    Integer,
+    Kind,
+    Number,
+    Table,
+    Text,
+)
+from resumable_tf.storage.strict_json import parse_json
 
 FORMAT_VERSION = 1
 RECORDS_FILE = "records.json"
 TOKENIZER_FILE = "tokenizer.model"
+MAX_BYTES = 16 * 2**20
+_MOST_TOKENS = 2**16
+_SHARD = Fields(
+    {
+        "file": FileName(r"(train|validation)-[0-9]{5,9}-of-[0-9]{5,9}\.bin"),
+        "num_rows": Integer(1, 2**40),
+        "crc32c": CRC32C,
+    }
+)
+_SPLIT = Fields(
+    {
+        "num_pairs": COUNT,
+        "num_rows": COUNT,
+        "num_tokens": COUNT,
+        "padding": Number(0, 1),
+        "shards": Array(_SHARD, min_length=1),
+    }
+)
+_LAYOUT: dict[str, Kind] = {
+    "source_length": Integer(1, _MOST_TOKENS),
+    "target_length": Integer(1, _MOST_TOKENS),
+    "dtype": Choice(["uint16, little-endian"]),
+    "fields": Array(Choice(FIELDS)),
+}
+_KIND = Fields(
+    {
+        "format_version": Choice([FORMAT_VERSION]),
+        "fingerprint": SHA256,
+        "source": Text(),
+        "settings": Table(Free()),
+        "layout": Fields(_LAYOUT),
+        "tokenizer": Text(max_length=64),
+        "splits": Table(_SPLIT, key=Choice(["train", "validation", "test"])),
+        "dropped": Table(COUNT),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -179,13 +232,15 @@ class RecordSet:
         """
         path = join_path(directory, RECORDS_FILE)
         try:
-            content = json.loads(read_bytes(path))
+            content = _read_info(directory)
         except FileNotFoundError as error:
             raise DataFormatError(
                 f"{path}: there is no prepared record set.", path=path
             ) from error
         except ValueError as error:
             raise DataFormatError(f"{path}: not JSON: {error}", path=path) from error
+        except UnsafeFileError as error:
+            raise DataFormatError(str(error), path=path) from error
         records = cls._parse(directory, content, path)
         records._check_files(verify=verify)
         return records
@@ -204,6 +259,7 @@ class RecordSet:
                     f"version reads {FORMAT_VERSION}. Prepare the records again.",
                     path=path,
                 )
+            content = _KIND.check(content, RECORDS_FILE)
             records = cls(
                 directory=directory,
                 source=content["source"],
@@ -216,10 +272,10 @@ class RecordSet:
                 splits={n: _parse_split(s) for n, s in content["splits"].items()},
                 dropped=content["dropped"],
             )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise DataFormatError(
-                f"{path}: incomplete: {error!r}", path=path
-            ) from error
+        except DataFormatError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataFormatError(f"{path}: incomplete: {error}", path=path) from error
         if records.fingerprint != content.get("fingerprint"):
             raise DataFormatError(
                 f"{path}: its content does not fit its fingerprint; it was changed "
@@ -255,6 +311,11 @@ class RecordSet:
                     )
 
 
+def _read_info(directory: str) -> Any:
+    storage = open_storage(directory)
+    return parse_json(storage.read_bytes(RECORDS_FILE, max_bytes=MAX_BYTES))
+
+
 def _parse_split(content: Mapping[str, Any]) -> SplitInfo:
     shards = tuple(Shard(**shard) for shard in content["shards"])
     return SplitInfo(**{**content, "shards": shards})
@@ -277,8 +338,10 @@ def read_bytes(path: str) -> bytes:
 
 
 def _size(path: str) -> int | None:
-    filesystem, local = fsspec.core.url_to_fs(path)
-    return int(filesystem.size(local)) if filesystem.exists(local) else None
+    """Returns a shard's length; None if it is no regular file, such as a link."""
+    directory, _, name = path.rpartition("/")
+    storage = open_storage(directory)
+    return storage.size(name) if storage.exists(name) else None
 
 
 def crc32c_hex(content: bytes) -> str:

@@ -29,6 +29,7 @@ from resumable_tf.errors import (
 )
 from resumable_tf.state.one_object import restore_object
 from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage.strict_json import shown
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ class Run:
 
         Args:
             info: A checkpoint of the run.
-            directory: Where they are now. If None: where they were when the
-                checkpoint was saved, or with the run, should it have been moved.
+            directory: Where they are. If None: with the run. Where a checkpoint says
+                that they were is only told: no file of a run leads out of it.
 
         Raises:
             DataFormatError: If they are not there or damaged.
@@ -63,14 +64,14 @@ class Run:
         if directory is not None:
             return RecordSet.open(directory)
         beside = self.storage.locate("records")
-        named = str(info.manifest.extra.get("records", beside))
-        for place in (named, beside):
-            if open_storage(place).exists(RECORDS_FILE):
-                return RecordSet.open(place)
+        if open_storage(beside).exists(RECORDS_FILE):
+            return RecordSet.open(beside)
+        named = shown(info.manifest.extra.get("records"))
         raise DataFormatError(
-            f"{named}: there is no prepared record set, nor in {beside}.\n"
-            "Name its directory with --records.",
-            path=named,
+            f"{beside}: there is no prepared record set.\n"
+            f"The checkpoint says that it was trained on {named}. Name the directory "
+            "of its records with --records, if you trust it.",
+            path=beside,
         )
 
     def load_tokenizer(self, info: CheckpointInfo, records: RecordSet) -> Tokenizer:

@@ -22,6 +22,12 @@ import google_crc32c
 from resumable_tf.storage.directories import open_directory, open_parent, refuse_link
 from resumable_tf.storage.file_chunks import crc32c_of, read_file
 from resumable_tf.storage.partial_file import is_dead, lock, partial_file
+from resumable_tf.storage.protocol import CHUNK_BYTES
+from resumable_tf.storage.small_files import (
+    SMALL_BYTES,
+    open_below,
+    read_below,
+)
 
 _PARTIAL_PREFIX = ".partial-"
 _STAYS = {
@@ -61,14 +67,15 @@ class LocalStorage:
         with open_directory(self._root, directory, makes=True):
             pass
 
-    def read_bytes(self, name: str) -> bytes:
-        """Returns the whole file."""
-        with open(self.locate(name), "rb") as file:
-            return file.read()
+    def read_bytes(self, name: str, *, max_bytes: int = SMALL_BYTES) -> bytes:
+        """Returns a small file as a whole."""
+        return read_below(self._root, name, max_bytes=max_bytes)
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yields the file in pieces."""
-        yield from read_file(self.locate(name))
+        with open_below(self._root, name) as descriptor:
+            while chunk := os.read(descriptor, CHUNK_BYTES):
+                yield chunk
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes or replaces a file atomically."""
@@ -189,7 +196,8 @@ class LocalStorage:
 
     def size(self, name: str) -> int:
         """Returns the file's length in bytes."""
-        return os.stat(self.locate(name)).st_size
+        with open_below(self._root, name) as descriptor:
+            return os.fstat(descriptor).st_size
 
     def list(self, directory: str) -> list[str]:
         """Returns the names of all files below `directory`, sorted."""

@@ -26,6 +26,7 @@ from resumable_tf.storage import gcs, gcs_parts
 from resumable_tf.storage.file_chunks import crc32c_of, read_file
 from resumable_tf.storage.protocol import CHUNK_BYTES
 from resumable_tf.storage.retry import RetryPolicy, UploadChangedError
+from resumable_tf.storage.small_files import SMALL_BYTES, too_long
 
 _NUM_PARALLEL_READS = 4
 _T = TypeVar("_T")
@@ -71,10 +72,24 @@ class ObjectStorage:
     def make_dirs(self, directory: str) -> None:
         """Does nothing: object stores have no directories."""
 
-    def read_bytes(self, name: str) -> bytes:
-        """Returns the whole object."""
+    def read_bytes(self, name: str, *, max_bytes: int = SMALL_BYTES) -> bytes:
+        """Returns a small object as a whole.
+
+        Raises:
+            UnsafeFileError: If it is longer.
+        """
         files, path = self._at(name)
-        return bytes(self._try("reading", name, lambda: files.cat_file(path)))
+        size = self.size(name)
+        if size > max_bytes:
+            raise too_long(self.locate(name), size, max_bytes)
+        if not size:  # No server has a range of it.
+            return b""
+        # One byte more than it may have: it may have been replaced meanwhile.
+        fetch = functools.partial(files.cat_file, path, start=0, end=max_bytes + 1)
+        data = bytes(self._try("reading", name, fetch))
+        if len(data) > max_bytes:
+            raise too_long(self.locate(name), len(data), max_bytes)
+        return data
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yields the object in pieces, a few of them fetched at a time.
@@ -149,9 +164,16 @@ class ObjectStorage:
                 raise
 
     def read_version(self, name: str) -> tuple[bytes, str]:
-        """Returns the whole object and its generation; elsewhere a digest."""
+        """Returns a small object and its generation; elsewhere a digest.
+
+        Raises:
+            UnsafeFileError: If it is longer than small ones are.
+        """
         files, path = self._at(name)
         if gcs.is_gcs(files):
+            size = self.size(name)
+            if size > SMALL_BYTES:
+                raise too_long(self.locate(name), size, SMALL_BYTES)
             return self._try("reading", name, lambda: gcs.read_version(files, path))
         data = self.read_bytes(name)
         return data, hashlib.sha256(data).hexdigest()

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
+from resumable_tf.storage.small_files import SMALL_BYTES
+
 CHUNK_BYTES = 4 * 2**20
 """Bytes read or written at a time."""
 
@@ -24,7 +26,8 @@ class Storage(Protocol):
     """A tree of files below one root.
 
     Every write is invisible until it is complete, and durable when it returns.
-    A missing file raises `FileNotFoundError`, everything else `OSError`.
+    A missing file raises `FileNotFoundError`, everything else `OSError`. No link
+    below the root is followed; what is no regular file raises `UnsafeFileError`.
     """
 
     @property
@@ -40,8 +43,16 @@ class Storage(Protocol):
     def make_dirs(self, directory: str) -> None:
         """Makes `directory` ready for files; object stores need nothing."""
 
-    def read_bytes(self, name: str) -> bytes:
-        """Returns the whole file."""
+    def read_bytes(self, name: str, *, max_bytes: int = SMALL_BYTES) -> bytes:
+        """Returns a small file as a whole.
+
+        Args:
+            name: The file.
+            max_bytes: No more is read: a longer file is no such file.
+
+        Raises:
+            UnsafeFileError: If it is longer, or no regular file.
+        """
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yields the file in pieces of at most `CHUNK_BYTES`."""
@@ -74,7 +85,11 @@ class Storage(Protocol):
         """
 
     def read_version(self, name: str) -> tuple[bytes, str]:
-        """Returns the whole file, and a text that stands for this version of it."""
+        """Returns a small file, and a text that stands for this version of it.
+
+        Raises:
+            UnsafeFileError: If it is longer than small files are, or no regular file.
+        """
 
     def replace(self, name: str, data: bytes, *, version: str) -> str:
         """Writes over one version of a file, and no other.

@@ -71,9 +71,9 @@ class FaultyStorage:
         self._operate("make_dirs", directory)
         self._storage.make_dirs(directory)
 
-    def read_bytes(self, name: str) -> bytes:
+    def read_bytes(self, name: str, **limit: int) -> bytes:
         self._operate("read", name)
-        return self._storage.read_bytes(name)
+        return self._storage.read_bytes(name, **limit)
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
         self._operate("read", name)

@@ -16,7 +16,13 @@ import pytest
 from resumable_tf.checkpoint.holder import Holder
 from resumable_tf.checkpoint.layout import LEASE_FILE
 from resumable_tf.checkpoint.lease import Lease, LeaseRecord
-from resumable_tf.errors import FencedOffError, RunInUseError, SaveError
+from resumable_tf.checkpoint.sealed_json import seal
+from resumable_tf.errors import (
+    CheckpointVersionError,
+    FencedOffError,
+    RunInUseError,
+    SaveError,
+)
 from resumable_tf.storage import Storage, open_storage
 
 ELSEWHERE = Holder("host-b", 4711, "another boot", "pid:[1]", "100", 1.7e9)
@@ -221,18 +227,41 @@ def test_a_lease_with_any_changed_byte_is_damaged_or_says_the_same() -> None:
     assert num_noticed > len(whole)
 
 
-def test_a_lease_without_a_checksum_is_read_like_those_of_older_versions(
-    world: World,
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ttl_secs", 1e9),
+        ("ttl_secs", -1),
+        ("num_renewals", True),
+        ("renewed", -1),
+        ("holder", {}),
+        ("pid", 2**31),
+        ("pid", 0),
+        ("since", 1e300),
+        ("host", "x" * 300),
+    ],
+)
+def test_a_lease_says_only_what_can_be(world: World, name: str, value: object) -> None:
+    """No number in it makes another process wait for ever, or fail."""
     world.put(ELSEWHERE)
     fields = json.loads(world.storage.read_bytes(LEASE_FILE))
     del fields["crc32c"]
-    data = json.dumps(fields).encode()
-    assert LeaseRecord.from_bytes(data) == world.record()
-    for name, value in (("since", 1e300), ("pid", float("inf"))):
-        fields["holder"][name] = value
-        with pytest.raises(ValueError, match="no holder"):
-            LeaseRecord.from_bytes(json.dumps(fields).encode())
+    (fields["holder"] if name in fields["holder"] else fields)[name] = value
+    with pytest.raises(ValueError, match=name):
+        LeaseRecord.from_bytes(json.dumps(seal(fields)).encode())
+    with pytest.raises(ValueError, match="no checksum"):
+        LeaseRecord.from_bytes(json.dumps(fields).encode())
+
+
+def test_a_lease_of_a_newer_version_is_never_replaced(world: World) -> None:
+    world.put(ELSEWHERE)
+    fields = json.loads(world.storage.read_bytes(LEASE_FILE))
+    del fields["crc32c"]
+    data = json.dumps(seal({**fields, "format_version": 2})).encode()
+    world.storage.write_bytes(LEASE_FILE, data)
+    with pytest.raises(CheckpointVersionError, match="newer resumable-tf"):
+        world.lease().take()
+    assert world.storage.read_bytes(LEASE_FILE) == data
 
 
 def test_of_two_that_take_at_the_same_moment_one_is_refused(

@@ -16,47 +16,65 @@ from resumable_tf.checkpoint.manifest import (
     FileRecord,
     Manifest,
     TensorSpec,
-    canonical_json,
     hex_crc32c,
     normalize_json,
 )
 from resumable_tf.errors import CheckpointCorruptError, CheckpointVersionError
+from resumable_tf.storage.schema import MAX_INT, MAX_TIME
+from resumable_tf.storage.strict_json import canonical_json
 
-NAMES = st.text(st.characters(exclude_characters="/", codec="utf-8"), min_size=1)
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
+FINITE = st.floats(-1.7e308, 1.7e308)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | FINITE | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-COUNTS = st.integers(min_value=0, max_value=2**60)
+COUNTS = st.integers(min_value=0, max_value=MAX_INT)
 CRC = st.integers(min_value=0, max_value=2**32 - 1).map(hex_crc32c)
 OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
-MANIFESTS = st.builds(
-    Manifest,
-    step=COUNTS,
-    epoch=st.none() | COUNTS,
-    batch=st.none() | COUNTS,
-    files=st.lists(st.builds(FileRecord, NAMES, COUNTS, CRC), max_size=3).map(tuple),
-    inventory=st.dictionaries(
-        st.text(),
-        st.builds(
-            TensorSpec,
-            st.lists(COUNTS, max_size=4).map(tuple),
-            st.sampled_from(["float32", "bfloat16", "string"]),
+
+
+@st.composite
+def bundles(draw: st.DrawFn, step: int) -> tuple[FileRecord, ...]:
+    """Returns the records of an index and all its data files, in any order."""
+    total = draw(st.integers(1, 3))
+    names = [f"ckpt-{step}.data-{i:05d}-of-{total:05d}" for i in range(total)]
+    names = draw(st.permutations([f"ckpt-{step}.index", *names]))
+    return tuple(FileRecord(name, draw(COUNTS), draw(CRC)) for name in names)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    step = draw(COUNTS)
+    return Manifest(
+        step=step,
+        epoch=draw(st.none() | COUNTS),
+        batch=draw(st.none() | COUNTS),
+        files=draw(bundles(step)),
+        inventory=draw(
+            st.dictionaries(
+                st.text(),
+                st.builds(
+                    TensorSpec,
+                    st.lists(st.integers(0, 2**15), max_size=4).map(tuple),
+                    st.sampled_from(["float32", "bfloat16", "string"]),
+                ),
+                max_size=3,
+            )
         ),
-        max_size=3,
-    ),
-    optimizers=st.dictionaries(st.text(), st.text(), max_size=3),
-    data=st.none() | OBJECTS,
-    extra=OBJECTS,
-    metrics=st.dictionaries(st.text(), FINITE, max_size=3),
-    versions=st.dictionaries(st.text(), st.text(), max_size=3),
-    topology=OBJECTS,
-    config=st.none() | st.text(),
-    time=FINITE,
-    format_version=st.just(FORMAT_VERSION),
-)
+        optimizers=draw(st.dictionaries(st.text(), st.text(), max_size=3)),
+        data=draw(st.none() | OBJECTS),
+        extra=draw(OBJECTS),
+        metrics=draw(st.dictionaries(st.text(), FINITE, max_size=3)),
+        versions=draw(st.dictionaries(st.text(), st.text(), max_size=3)),
+        topology={"num_replicas": draw(COUNTS)},
+        config=draw(st.none() | st.just("5" * 64)),
+        time=draw(st.floats(0, MAX_TIME)),
+        format_version=FORMAT_VERSION,
+    )
+
+
+MANIFESTS = manifests()
 FIELDS = dataclasses.fields(Manifest)
 
 
@@ -65,7 +83,10 @@ def small_manifest() -> Manifest:
         step=7,
         epoch=0,
         batch=7,
-        files=(FileRecord("ckpt-7.index", 10, "0000002a"),),
+        files=(
+            FileRecord("ckpt-7.index", 10, "0000002a"),
+            FileRecord("ckpt-7.data-00000-of-00001", 24, "0000002b"),
+        ),
         inventory={"v/.ATTRIBUTES/VARIABLE_VALUE": TensorSpec((2, 3), "float32")},
         optimizers={"optimizer": "Adam"},
         data={"seed": 1},
@@ -73,7 +94,7 @@ def small_manifest() -> Manifest:
         metrics={"loss": 0.5},
         versions={"tensorflow": "2.21.0"},
         topology={"num_replicas": 1},
-        config="abc",
+        config="ab" * 32,
         time=12.5,
     )
 
@@ -155,22 +176,84 @@ def test_a_cut_off_manifest_is_noticed(length: int) -> None:
         Manifest.from_bytes(small_manifest().to_bytes()[:length])
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"step": "DROP"}, "missing.*step"),
-        ({"surprise": 1}, "unknown.*surprise"),
-        ({"step": "7"}, "step is '7'"),
-        ({"step": True}, "step is True"),
-        ({"files": [{"name": "../x", "size": 1, "crc32c": "0"}]}, "file name"),
-        ({"files": [{"name": "x"}]}, "missing"),
-        ({"inventory": {"k": {"shape": [1]}}}, "dtype"),
-        ({"format_version": 0}, "format_version 0"),
-    ],
-)
+INDEX = {"name": "ckpt-7.index", "size": 10, "crc32c": "0000002a"}
+DATA = {"name": "ckpt-7.data-00000-of-00001", "size": 24, "crc32c": "0000002b"}
+
+
+def renamed(name: str) -> dict[str, Any]:
+    return {"files": [INDEX, {**DATA, "name": name}]}
+
+
+SPEC = {"shape": [1], "dtype": "float32"}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"step": "DROP"}, "missing.*step"),
+    ({"surprise": 1}, "unknown.*surprise"),
+    ({"step": "7"}, "step is '7'"),
+    ({"step": True}, "step is True"),
+    ({"step": -1}, "step is -1"),
+    ({"step": 7.0}, r"step is 7\.0"),
+    ({"step": 2**63}, "step is 9223372036854775808"),
+    ({"step": 8}, "not those of one checkpoint of step 8"),
+    ({"epoch": "1"}, "epoch is '1'"),
+    ({"time": -1}, "time is -1"),
+    ({"time": 1e300}, r"time is 1e\+300"),
+    ({"metrics": {"loss": "low"}}, "'loss' is 'low'"),
+    ({"metrics": {"loss": 10**400}}, "expected a number|digits"),
+    ({"config": "../run.json"}, "config is"),
+    ({"format_version": 0}, "format_version is 0"),
+    ({"format_version": True}, "format_version is True"),
+    ({"topology": {}}, "missing.*num_replicas"),
+    ({"files": []}, "0 items"),
+    ({"files": [INDEX]}, "1 items"),
+    ({"files": [DATA, DATA]}, "not those of one checkpoint"),
+    ({"files": [INDEX, DATA, DATA]}, "not those of one checkpoint"),
+    ({"files": [INDEX, INDEX, DATA]}, "not those of one checkpoint"),
+    ({"files": [INDEX, {**DATA, "size": -1}]}, "size is -1"),
+    ({"files": [INDEX, {**DATA, "size": 2**63}]}, "size is 9223372036854775808"),
+    ({"files": [INDEX, {**DATA, "crc32c": 43}]}, "crc32c is 43"),
+    ({"files": [INDEX, {**DATA, "crc32c": "2B"}]}, "crc32c is '2B'"),
+    ({"files": [INDEX, {"name": "x"}]}, "missing"),
+    (renamed("../x"), "without a directory"),
+    (renamed("/etc/passwd"), "without a directory"),
+    (renamed(".."), "without a directory"),
+    (renamed(""), "without a directory"),
+    (renamed("a\0b"), "without a directory"),
+    (renamed("a\nb"), "without a directory"),
+    (renamed("e\u0301"), "without a directory"),
+    (renamed("x" * 300), "without a directory"),
+    (renamed("ckpt-8.data-00000-of-00001"), "not those of one checkpoint"),
+    (renamed("ckpt-07.data-00000-of-00001"), "not those of one checkpoint"),
+    (renamed("ckpt-7.data-00000-of-00002"), "not those of one checkpoint"),
+    (renamed("ckpt-7.data-00001-of-00001"), "not those of one checkpoint"),
+    (renamed("ckpt-7.manifest.json"), "not those of one checkpoint"),
+    ({"inventory": {"k": {"shape": [1]}}}, "dtype"),
+    ({"inventory": {"k": {**SPEC, "shape": [-1]}}}, "is -1"),
+    ({"inventory": {"k": {**SPEC, "shape": [2**40, 2**40]}}}, "larger than any file"),
+    ({"inventory": {"k": {**SPEC, "shape": [1] * 300}}}, "300 items"),
+    ({"inventory": {"k": {**SPEC, "dtype": "os.system"}}}, "dtype is"),
+    ({"inventory": {"k" * 5000: SPEC}}, "a key of"),
+    ({"extra": {"a": "half \ud800"}}, "half a character"),
+    ({"extra": {"half \ud800": 1}}, "half a character"),
+]
+
+
+@pytest.mark.parametrize(("changes", "match"), WRONG)
 def test_parsing_is_strict(changes: dict[str, object], match: str) -> None:
     with pytest.raises(CheckpointCorruptError, match=match):
         Manifest.from_bytes(sealed(**changes))
+
+
+def test_nothing_is_written_that_could_not_be_read_again() -> None:
+    wrong = [
+        {"files": ()},
+        {"epoch": "first"},
+        {"extra": {"a": "half \ud800"}},
+        {"extra": {"a": "long" * 2**23}},
+        {"metrics": {"loss": "low"}},
+    ]
+    for changes in wrong:
+        with pytest.raises(ValueError, match=r"manifest|files|half"):
+            dataclasses.replace(small_manifest(), **changes).to_bytes()
 
 
 def test_a_newer_format_is_no_damage() -> None:
@@ -194,6 +277,10 @@ def test_equal_manifests_have_equal_bytes_in_any_order() -> None:
 
 def test_normalize_json_gives_what_will_be_read_back() -> None:
     assert normalize_json({"a": (1, 2)}, what="extra") == {"a": [1, 2]}
-    for value in (float("nan"), object(), {"a": {1}}):
+    deep: list[Any] = []
+    for _ in range(100):
+        deep = [deep]
+    wrong = (float("nan"), object(), {"a": {1}}, "half \ud800", {1: 0, "1": 0}, deep)
+    for value in (*wrong, 10**500):
         with pytest.raises(TypeError, match="extra must be JSON"):
             normalize_json(value, what="extra")

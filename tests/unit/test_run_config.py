@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from resumable_tf.checkpoint.lineage import BatchSizeChanges
 from resumable_tf.checkpoint.run_config import fingerprint_of, open_run, read_run
+from resumable_tf.checkpoint.sealed_json import seal
 from resumable_tf.errors import (
     CheckpointCorruptError,
     CheckpointVersionError,
@@ -92,7 +93,7 @@ def test_an_edited_run_file_is_noticed(tmp_path: Path) -> None:
     fields = json.loads((tmp_path / "run.json").read_text())
     fields["config"]["batch_size"] = 128
     (tmp_path / "run.json").write_text(json.dumps(fields))
-    with pytest.raises(CheckpointCorruptError, match="was changed"):
+    with pytest.raises(CheckpointCorruptError, match="its checksum is"):
         open_run(CONFIG, storage)
 
 
@@ -114,24 +115,64 @@ def test_a_changed_byte_anywhere_in_the_run_file_is_noticed(tmp_path: Path) -> N
     assert num_noticed > len(whole)
 
 
-def test_a_run_file_without_a_checksum_is_read_as_those_of_older_versions(
-    tmp_path: Path,
-) -> None:
+def sealed_run(tmp_path: Path, **changes: object) -> None:
+    """Writes a run.json with other fields and a checksum that fits."""
+    fields = json.loads((tmp_path / "run.json").read_text())
+    del fields["crc32c"]
+    fields = {key: v for key, v in {**fields, **changes}.items() if v != "DROP"}
+    (tmp_path / "run.json").write_text(json.dumps(seal(fields)))
+
+
+def test_a_run_file_without_a_checksum_is_damaged(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
-    run = open_run(CONFIG, storage)
+    open_run(CONFIG, storage)
     fields = json.loads((tmp_path / "run.json").read_text())
     del fields["crc32c"]
     (tmp_path / "run.json").write_text(json.dumps(fields))
-    assert read_run(storage) == run
+    with pytest.raises(CheckpointCorruptError, match="no checksum"):
+        read_run(storage)
 
 
 def test_a_newer_run_file_is_not_guessed_at(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     open_run(CONFIG, storage)
-    fields = json.loads((tmp_path / "run.json").read_text())
-    fields["format_version"] = 2
-    (tmp_path / "run.json").write_text(json.dumps(fields))
+    sealed_run(tmp_path, format_version=2, config="DROP")
     with pytest.raises(CheckpointVersionError, match="newer resumable-tf"):
+        read_run(storage)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"config": [1]}, "config is"),
+        ({"config": {"another": 1}}, "was changed: its fingerprint is not that"),
+        ({"fingerprint": 7}, "fingerprint is 7"),
+        ({"lineage": {"changes": {}}}, "lineage.changes is"),
+        ({"lineage": {"changes": [{"parent_step": 1}]}}, "missing"),
+        (
+            {
+                "lineage": {
+                    "changes": [
+                        {
+                            "parent_step": 1,
+                            "time": 1,
+                            "changed": {"batch_size": {"from": "8", "to": 4}},
+                        }
+                    ]
+                }
+            },
+            "from is '8'",
+        ),
+        ({"surprise": 1}, "unknown.*surprise"),
+    ],
+)
+def test_what_it_says_is_checked_by_type(
+    tmp_path: Path, changes: dict[str, object], match: str
+) -> None:
+    storage = open_storage(str(tmp_path))
+    open_run(CONFIG, storage)
+    sealed_run(tmp_path, **changes)
+    with pytest.raises(CheckpointCorruptError, match=match):
         read_run(storage)
 
 
