@@ -198,10 +198,7 @@ class Checkpointer:
         return self._saving.is_due(step, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
-        """Returns the next step that is known to be due, None if none is.
-
-        A loop that runs several steps at once must not run past it.
-        """
+        """Returns the next step known to be due; no call of several may run past it."""
         return self._due.next_save_step(step)
 
     def maybe_save(
@@ -218,10 +215,11 @@ class Checkpointer:
             The save's handle, None if none was due, or none could be begun.
 
         Raises:
-            SaveError: If the save before has failed, and `on_storage_error` says to
-                stop.
+            SaveError: If the save before has failed and `on_storage_error` says stop.
+            UsageError: If the loop does not count its steps.
         """
         self.raise_failure()
+        state.check_counted()
         audited.note_step(state, wait=self.wait)
         epoch, _ = state.position()
         if not self.should_save(state.step, epoch=epoch, metrics=metrics):
@@ -358,6 +356,7 @@ class Checkpointer:
 
     def _restored(self, state: TrainState, info: _Info) -> _Info:
         self._is_restored = True
+        state.begin()
         self._saving.restored(state, info)
         audited.note_restored(state, is_new=info is None)
         return info

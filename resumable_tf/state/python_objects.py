@@ -257,14 +257,3 @@ def _put_back(frozen: InPlace, live: Any, name: str) -> None:
             f"{name} was saved as an object with a state ({frozen.kind}), and is now "
             f"a {type(live).__name__} that can't take it: {error}"
         ) from error
-
-
-def global_random() -> dict[str, Any]:
-    """Returns the states of Python's and of NumPy's global random generators."""
-    return {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
-
-
-def set_global_random(state: Mapping[str, Any]) -> None:
-    """Puts both back."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])

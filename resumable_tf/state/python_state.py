@@ -1,7 +1,6 @@
 """Python objects with a state of their own, as parts of a checkpoint.
 
     TrainState(model=model, sampler=sampler, noise=np.random.default_rng(1))
-    TrainState(model=model, python_random=True)
 
 Random generators of Python and NumPy, and objects with methods `state()` and
 `load_state(state)`, are saved as bytes, without pickle, and put back in place.
@@ -16,12 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from resumable_tf.errors import StateError
-from resumable_tf.state.python_objects import (
-    freeze,
-    global_random,
-    set_global_random,
-    thaw,
-)
+from resumable_tf.state.keras_objects import variables_of
+from resumable_tf.state.python_objects import freeze, thaw
 from resumable_tf.state.python_values import NotStorable, decode, encode
 
 RANDOM_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
@@ -60,18 +55,6 @@ class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
         thaw(decode(string_value), self._obj, name=self._name)
 
 
-class GlobalRandom(tf.train.experimental.PythonState):  # type: ignore[misc]
-    """Python's `random` and NumPy's `np.random`, as they are in this process."""
-
-    def serialize(self) -> bytes:
-        """Returns both states as bytes; TensorFlow asks while saving."""
-        return encode(global_random())
-
-    def deserialize(self, string_value: bytes) -> None:
-        """Puts both back; TensorFlow calls it while restoring."""
-        set_global_random(decode(string_value))
-
-
 def has_python_state(obj: Any) -> bool:
     """Returns whether an object is saved through `SavedObject`."""
     if isinstance(obj, RANDOM_GENERATORS):
@@ -79,3 +62,37 @@ def has_python_state(obj: Any) -> bool:
     is_own = callable(getattr(obj, "state", None)) and hasattr(obj, "load_state")
     is_tracked = isinstance(obj, (tf.Module, tf.train.experimental.PythonState))
     return is_own and not is_tracked and not isinstance(obj, type)
+
+
+def as_trackable(name: str, obj: Any) -> Any:
+    """Returns what stands in a checkpoint for an object, mostly itself.
+
+    Args:
+        name: What to call it in errors.
+        obj: What was handed in.
+    """
+    if has_python_state(obj):
+        return SavedObject(obj, name=name)
+    # Keras 3's metrics are nothing that TensorFlow tracks, but may be in a list.
+    is_tracked = hasattr(obj, "_serialize_to_tensors")
+    return obj if is_tracked or not variables_of(obj) else [obj]
+
+
+def check_trackable(name: str, obj: Any) -> None:
+    """Refuses what TensorFlow can't save.
+
+    Args:
+        name: What it is called.
+        obj: What `as_trackable` returned.
+
+    Raises:
+        TypeError: If it can't be saved.
+    """
+    try:
+        tf.train.Checkpoint(**{name: obj})
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}={type(obj).__name__} can't be saved; pass models, optimizers, "
+            "tf.Variable or tf.Module objects, random generators, objects with state() "
+            "and load_state(state), and plain values in extra"
+        ) from error

@@ -26,11 +26,8 @@ from resumable_tf.data.iterator_state import (
     write_iterator,
 )
 from resumable_tf.errors import StateError
-from resumable_tf.state.python_objects import (
-    AttributeTracker,
-    global_random,
-    set_global_random,
-)
+from resumable_tf.state.global_random import global_random, set_global_random
+from resumable_tf.state.python_objects import AttributeTracker
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.iterators import Iterators
 

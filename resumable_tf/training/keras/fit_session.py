@@ -24,13 +24,17 @@ from resumable_tf.data.iterator_state import size_bytes
 from resumable_tf.errors import SaveError, StateError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
+from resumable_tf.state.global_random import (
+    global_random,
+    global_variables,
+    set_global_random,
+)
 from resumable_tf.state.keras_objects import is_built, is_optimizer
 from resumable_tf.state.leaf import (
     is_variable,
     replica_components,
     tensorflow_variable,
 )
-from resumable_tf.state.python_objects import global_random, set_global_random
 from resumable_tf.state.python_values import decode, encode
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
@@ -128,7 +132,8 @@ class FitSession:
             roots["optimizer"] = optimizer
         if not call.is_keras_3:
             roots["train_counter"] = self._model._train_counter
-        self._state = TrainState(data=self._data, **roots)
+        self._state = TrainState(data=self._data, global_random=False, **roots)
+        self._state.also_saved = global_variables  # In the record.
         self._check(step)
         info = self._checkpointer.restore_or_initialize(self._state)
         self._data.install(on_first_batch=self._restore_again)
@@ -232,7 +237,8 @@ class FitSession:
         Raises:
             StateError: If there is something.
         """
-        variables = self._state.variables()
+        # The record holds the global generators, which the step may draw from.
+        variables = [*self._state.variables(), *global_variables()]
         self._known = identities(tensorflow_variable(v) for v in variables)
         # A setting of tf_keras in the form of a variable.
         self._known.add(id(getattr(self._model, "_steps_per_execution", None)))
