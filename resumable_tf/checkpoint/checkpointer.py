@@ -201,7 +201,7 @@ class Checkpointer:
         return self._saving.is_due(step, epoch=epoch, metrics=metrics)
 
     def next_save_step(self, step: int) -> int | None:
-        """Returns the next step known to be due, or None: no call may run past it."""
+        """Returns the next step known to be due; no call of several may run past it."""
         return self._due.next_save_step(step)
 
     def maybe_save(
@@ -218,8 +218,10 @@ class Checkpointer:
 
         Raises:
             SaveError: As `raise_failure`.
+            UsageError: If the loop does not count its steps.
         """
         self.raise_failure()
+        state.check_counted()
         audited.note_step(state, wait=self._saving.wait)
         epoch, _ = state.position()
         if not self.should_save(state.step, epoch=epoch, metrics=metrics):
@@ -361,6 +363,7 @@ class Checkpointer:
 
     def _restored(self, state: TrainState, info: CheckpointInfo | None) -> None:
         self._is_restored = True
+        state.begin()
         self._saving.restored(state, info)
         audited.note_restored(state, is_new=info is None)
 

@@ -1,108 +1,219 @@
-"""State in the attributes of models that no checkpoint would hold.
+"""State in the attributes of models that TensorFlow's object graph does not reach.
 
-    hidden = HiddenState({"model": model})      # before training
-    hidden.check(graph)                         # at a save
+    for label, variable in hidden_variables({"model": model}):
+        label               # "model.layers[2].sums['kernel'][0]"
 
-Keras 3 hides lists from TensorFlow's object graph, and NumPy's generators are in
-nobody's graph. Such a thing is named, not left out: a variable or `tf.random.Generator`
-always, a Python or NumPy generator if it has been used since training began.
+Keras 3 hides lists, dictionaries and tuples from TensorFlow, and nobody looks into
+plain Python objects. Variables in these are part of the state like all others; Python's
+and NumPy's generators there are refused once they have been used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from resumable_tf.errors import StateError
-from resumable_tf.state.coverage import identities
+from resumable_tf.state.keras_objects import members, variables_of
 from resumable_tf.state.leaf import is_variable, tensorflow_variable
 from resumable_tf.state.object_graph import ObjectGraph
 from resumable_tf.state.python_values import encode
 from resumable_tf.state.random_states import RANDOM_GENERATORS, state_of
 
+UNTRACKED = "untracked"
+"""Root name of Keras' variables that TensorFlow's object graph does not reach."""
 
-class HiddenState:
-    """What models keep besides variables that TensorFlow or Keras knows."""
+ATTRIBUTES_ROOT = "attributes"
+"""Root name, in a checkpoint, of the variables that are found here."""
+
+COUNTERS = (
+    "_steps_per_execution",
+    "_train_counter",
+    "_test_counter",
+    "_predict_counter",
+)
+"""What tf_keras keeps in the form of variables, and sets itself in each call."""
+
+_KERAS = {"keras", "tf_keras"}
+_LIBRARIES = _KERAS | {"tensorflow", "numpy", "builtins", "collections", "functools"}
+_LIBRARIES |= {"threading", "weakref", "logging", "pathlib", "types", "_io"}
+_CONTAINERS = (list, tuple, set, frozenset)
+_MAX_ITEMS, _MAX_DEPTH = 10_000, 8
+
+
+class HiddenGenerators:
+    """Python's and NumPy's generators in the attributes of models."""
 
     def __init__(self, trackables: Mapping[str, Any], saved: Iterator[Any]) -> None:
-        """Looks at the attributes of all modules and layers.
+        """Notes their states.
 
         Args:
             trackables: The objects of the state, by name.
             saved: Python objects that are saved on their own.
         """
         known = {id(obj) for obj in saved}
-        self._generators: list[tuple[str, Any, bytes]] = []
-        self._variables: list[tuple[str, Any]] = []
-        for label, value in _attributes(trackables):
-            if isinstance(value, RANDOM_GENERATORS) and id(value) not in known:
-                self._generators.append((label, value, encode(state_of(value))))
-            elif isinstance(value, tf.random.Generator):
-                self._variables.append((label, value.state))
-            elif is_variable(value):
-                self._variables.append((label, value))
+        self._generators = [
+            (label, value, encode(state_of(value)))
+            for label, value in _attributes(trackables)
+            if isinstance(value, RANDOM_GENERATORS) and id(value) not in known
+        ]
 
-    def check(self, graph: ObjectGraph) -> None:
-        """Compares with what is saved.
-
-        Args:
-            graph: The objects that a checkpoint holds.
+    def check(self) -> None:
+        """Compares with what they are now.
 
         Raises:
-            StateError: If something would be lost.
+            StateError: If one was used, so that its state would be lost.
         """
-        if not (self._variables or self._generators):
-            return
-        variables = (node.obj for node in graph.nodes if is_variable(node.obj))
-        held = identities(map(tensorflow_variable, variables))
         lost = [
-            label
-            for label, variable in self._variables
-            if not held & identities(iter([tensorflow_variable(variable)]))
-        ]
-        lost += [
-            label
+            f"{label} ({type(generator).__name__})"
             for label, generator, before in self._generators
             if encode(state_of(generator)) != before
         ]
-        lost.sort()
         if lost:
             raise StateError(
-                f"{', '.join(lost)} changes in training and is not part of the "
-                "training state; pass it to TrainState under a name of its own, or "
-                "make it an attribute that Keras tracks (not in a list or dictionary)"
+                f"{', '.join(sorted(lost))} changes in training and is not part of the "
+                "training state; pass it to TrainState under a name of its own"
             )
 
 
+def hidden_variables(trackables: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns the variables in attributes of models, layers and modules, each once.
+
+    Args:
+        trackables: The objects of the state, by name.
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    for label, value in _attributes(trackables):
+        for name, variable in _variables(label, value):
+            found.setdefault(id(variable), (name, variable))
+    return list(found.values())
+
+
+def variables_beside(
+    graph: ObjectGraph, objects: Iterable[Any], hidden: Iterable[tuple[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Returns the variables that TensorFlow's object graph does not reach.
+
+    Args:
+        graph: It.
+        objects: The objects of the state.
+        hidden: What `hidden_variables` returned.
+
+    Returns:
+        Variables by name, by the root under which a checkpoint has them: Keras' own by
+        number, those in attributes by a readable name.
+    """
+    reached = graph.identities()
+    found: dict[int, Any] = {}
+    for variable in (variable for obj in objects for variable in variables_of(obj)):
+        if id(variable) not in reached:
+            found.setdefault(id(variable), variable)
+    nodes = [*(node.obj for node in graph.nodes), *found.values()]
+    held = {id(node) for node in nodes}
+    held |= {id(tensorflow_variable(node)) for node in nodes if is_variable(node)}
+    inside = {
+        label: variable
+        for label, variable in hidden
+        if not held & {id(variable), id(tensorflow_variable(variable))}
+    }
+    numbered = {str(index): one for index, one in enumerate(found.values())}
+    roots = {UNTRACKED: numbered, ATTRIBUTES_ROOT: inside}
+    return {name: variables for name, variables in roots.items() if variables}
+
+
+def counters_of(objects: Iterable[Any]) -> list[Any]:
+    """Returns the variables that Keras keeps for itself."""
+    attributes = [vars(obj) for obj in objects if hasattr(type(obj), "__dict__")]
+    return [found[name] for found in attributes for name in COUNTERS if name in found]
+
+
+def _variables(label: str, value: Any) -> list[tuple[str, Any]]:
+    if is_variable(value):
+        return [(label, value)]
+    if isinstance(value, tf.random.Generator) or _is_seed_generator(value):
+        return [(label, value.state)]
+    if not (isinstance(value, tf.Module) or _is_of_keras(value)):
+        return []
+    own = variables_of(value)
+    return [(f"{label}.variables[{index}]", one) for index, one in enumerate(own)]
+
+
 def _attributes(trackables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the attributes of modules and layers, and what is in containers there."""
+    """Yields what is in the attributes of modules and layers, however deep."""
+    seen: set[int] = set()
     for name, root in trackables.items():
-        flatten = getattr(root, "_flatten_layers", None)
-        if flatten is not None:
-            owners = [root, *flatten()]
-        else:  # tf_keras' recurrent layers can't list their submodules.
-            owners = [root, *getattr(root, "submodules", ())]
-        seen: set[int] = set()
-        for owner in owners:
-            is_module = isinstance(owner, tf.Module) or flatten is not None
-            if id(owner) in seen or not is_module:
-                continue
+        for index, owner in enumerate(members([root])):
+            label = name if owner is root else f"{name}[{index}]"
+            yield from _of_owner(label, owner, seen)
+
+
+def _of_owner(label: str, root: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    flatten = getattr(root, "_flatten_layers", None) if _is_of_keras(root) else None
+    if flatten is None and not isinstance(root, tf.Module):
+        return
+    # tf_keras' recurrent layers can't list their submodules.
+    below = list(flatten()) if flatten is not None else list(root.submodules)
+    owners = [(label, root)] + [
+        (f"{label}.layers[{index}]", layer) for index, layer in enumerate(below)
+    ]
+    for path, owner in owners:
+        if id(owner) not in seen:
             seen.add(id(owner))
-            label = name if owner is root else f"{name}: {getattr(owner, 'name', '')}"
-            for key, value in vars(owner).items():
-                if key.startswith("_"):
-                    continue
-                for item in _items(value):
-                    yield f"{label}.{key} ({type(item).__name__})", item
+            yield from _inside(path, owner, seen, 0)
 
 
-def _items(value: Any) -> Iterator[Any]:
+def _inside(
+    label: str, owner: Any, seen: set[int], depth: int
+) -> Iterator[tuple[str, Any]]:
+    for key, value in list(vars(owner).items()):
+        # TensorFlow's own notes of what it tracks hold even what was deleted.
+        if key not in COUNTERS and not key.startswith("_self_"):
+            yield from _items(f"{label}.{key}", value, seen, depth + 1)
+
+
+def _items(
+    label: str, value: Any, seen: set[int], depth: int
+) -> Iterator[tuple[str, Any]]:
+    if depth > _MAX_DEPTH or value is None or isinstance(value, (str, bytes, type)):
+        return
     if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _items(item)
+        pairs = [(f"{label}[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, _CONTAINERS):
+        pairs = [(f"{label}[{index}]", item) for index, item in enumerate(value)]
     else:
-        yield value
+        yield label, value
+        if _is_of_a_user(value) and id(value) not in seen:
+            seen.add(id(value))
+            yield from _inside(label, value, seen, depth)
+        return
+    if id(value) in seen or len(pairs) > _MAX_ITEMS:
+        return
+    seen.add(id(value))
+    for name, item in pairs:
+        yield from _items(name, item, seen, depth + 1)
+
+
+def _packages(value: Any) -> set[str]:
+    return {kind.__module__.split(".")[0] for kind in type(value).__mro__}
+
+
+def _is_of_keras(value: Any) -> bool:
+    return bool(_packages(value) & _KERAS)
+
+
+def _is_seed_generator(value: Any) -> bool:
+    return type(value).__name__ == "SeedGenerator" and _is_of_keras(value)
+
+
+def _is_of_a_user(value: Any) -> bool:
+    """Returns whether to look into the attributes of a plain Python object."""
+    if callable(value) or not isinstance(
+        getattr(type(value), "__dict__", None), Mapping
+    ):
+        return False
+    if type(value).__module__.split(".")[0] in _LIBRARIES:
+        return False
+    # A class without a dictionary has slots; one of a library knows what it does.
+    return not isinstance(value, tf.Module) and "__dict__" in dir(type(value))

@@ -127,14 +127,21 @@ def walk(trackables: Mapping[str, Any]) -> ObjectGraph:
     return ObjectGraph(root=root, nodes=nodes + _slot_nodes(nodes))
 
 
-def add_list(graph: ObjectGraph, name: str, variables: list[Any]) -> None:
-    """Adds a list of variables at the root of a graph that does not reach them."""
+def add_variables(graph: ObjectGraph, name: str, variables: Mapping[str, Any]) -> None:
+    """Adds variables at the root of a graph that does not reach them.
+
+    Args:
+        graph: Gets a node with the variables below it.
+        name: Of that node.
+        variables: By name.
+    """
     top = Node(obj=None, path=escape(name))
     graph.root.children.append((name, top))
     graph.nodes.append(top)
-    for index, variable in enumerate(variables):
-        node = Node(variable, f"{top.path}/{index}", leaves=leaves_of(variable))
-        top.children.append((str(index), node))
+    for label, variable in variables.items():
+        path = f"{top.path}/{escape(label)}"
+        node = Node(variable, path, leaves=leaves_of(variable))
+        top.children.append((label, node))
         graph.nodes.append(node)
 
 

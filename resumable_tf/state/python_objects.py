@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import random
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -32,10 +31,8 @@ from resumable_tf.state.program_code import (
     is_library,
 )
 from resumable_tf.state.python_values import decode, encode
-from resumable_tf.state.random_states import LEGACY, PYTHON, check
 from resumable_tf.state.thawing import Thawer
 from resumable_tf.state.value_kinds import (
-    Generator,
     Gone,
     MalformedValue,
     NotStorable,
@@ -311,25 +308,3 @@ class AttributeTracker:
                 Nothing is changed then.
         """
         self._states.apply({self._name: saved})
-
-
-def global_random() -> dict[str, Any]:
-    """Returns the states of Python's and of NumPy's global random generators."""
-    return {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
-
-
-def set_global_random(state: Mapping[str, Any]) -> None:
-    """Puts both back.
-
-    Args:
-        state: What `global_random` returned.
-
-    Raises:
-        MalformedValue: If it is anything else. Nothing is changed then.
-    """
-    if not isinstance(state, dict) or state.keys() != {"python", "numpy"}:
-        raise MalformedValue("it is no state of the global random generators")
-    check(Generator(PYTHON, state["python"]))
-    check(Generator(LEGACY, state["numpy"]))
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])

@@ -1,7 +1,6 @@
 """Python objects with a state of their own, as parts of a checkpoint.
 
     TrainState(model=model, sampler=sampler, noise=np.random.default_rng(1))
-    TrainState(model=model, python_random=True)
 
 Random generators of Python and NumPy, and objects with methods `state()` and
 `load_state(state)`, are saved as bytes, without pickle, and put back in place.
@@ -15,13 +14,13 @@ import tensorflow as tf
 
 from resumable_tf.errors import CheckpointCorruptError, StateError
 from resumable_tf.state.freezing import own_state
-from resumable_tf.state.python_objects import global_random, set_global_random
+from resumable_tf.state.keras_objects import variables_of
 from resumable_tf.state.python_values import decode, encode
 from resumable_tf.state.random_states import RANDOM_GENERATORS, check, put, state_of
 from resumable_tf.state.thawing import load_own_state
 from resumable_tf.state.value_kinds import Generator, MalformedValue, NotStorable
 
-__all__ = ["RANDOM_GENERATORS", "GlobalRandom", "SavedObject", "has_python_state"]
+__all__ = ["RANDOM_GENERATORS", "SavedObject", "has_python_state"]
 
 
 class SavedObject(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -79,26 +78,6 @@ def _checked(mark: Any) -> Generator:
     return mark
 
 
-class GlobalRandom(tf.train.experimental.PythonState):  # type: ignore[misc]
-    """Python's `random` and NumPy's `np.random`, as they are in this process."""
-
-    def serialize(self) -> bytes:
-        """Returns both states as bytes; TensorFlow asks while saving."""
-        return encode(global_random())
-
-    def deserialize(self, string_value: bytes) -> None:
-        """Puts both back; TensorFlow calls it while restoring.
-
-        Raises:
-            CheckpointCorruptError: If the bytes are no such states.
-        """
-        state = decode_part(string_value, name="python_random", marks=False)
-        try:
-            set_global_random(state)
-        except MalformedValue as error:
-            raise damaged("python_random", error) from error
-
-
 def decode_part(data: bytes, *, name: str, marks: bool = True) -> Any:
     """Returns the Python value of one part of a checkpoint.
 
@@ -128,3 +107,37 @@ def has_python_state(obj: Any) -> bool:
     is_own = callable(getattr(obj, "state", None)) and hasattr(obj, "load_state")
     is_tracked = isinstance(obj, (tf.Module, tf.train.experimental.PythonState))
     return is_own and not is_tracked and not isinstance(obj, type)
+
+
+def as_trackable(name: str, obj: Any) -> Any:
+    """Returns what stands in a checkpoint for an object, mostly itself.
+
+    Args:
+        name: What to call it in errors.
+        obj: What was handed in.
+    """
+    if has_python_state(obj):
+        return SavedObject(obj, name=name)
+    # Keras 3's metrics are nothing that TensorFlow tracks, but may be in a list.
+    is_tracked = hasattr(obj, "_serialize_to_tensors")
+    return obj if is_tracked or not variables_of(obj) else [obj]
+
+
+def check_trackable(name: str, obj: Any) -> None:
+    """Refuses what TensorFlow can't save.
+
+    Args:
+        name: What it is called.
+        obj: What `as_trackable` returned.
+
+    Raises:
+        TypeError: If it can't be saved.
+    """
+    try:
+        tf.train.Checkpoint(**{name: obj})
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}={type(obj).__name__} can't be saved; pass models, optimizers, "
+            "tf.Variable or tf.Module objects, random generators, objects with state() "
+            "and load_state(state), and plain values in extra"
+        ) from error

@@ -19,8 +19,17 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from resumable_tf.errors import StateError
-from resumable_tf.state.coverage import check_function, identities
-from resumable_tf.state.hidden import HiddenState
+from resumable_tf.state._tensorflow import traced_functions
+from resumable_tf.state.coverage import FunctionCheck, check_function, identities
+from resumable_tf.state.global_random import GlobalRandom, global_variables
+from resumable_tf.state.hidden import (
+    ATTRIBUTES_ROOT,
+    UNTRACKED,
+    HiddenGenerators,
+    counters_of,
+    hidden_variables,
+    variables_beside,
+)
 from resumable_tf.state.inventory import Entry, entry_of
 from resumable_tf.state.keras_objects import (
     build_optimizer,
@@ -36,10 +45,10 @@ from resumable_tf.state.leaf import (
     is_variable,
     tensorflow_variable,
 )
-from resumable_tf.state.object_graph import ObjectGraph, add_list, walk
+from resumable_tf.state.object_graph import ObjectGraph, add_variables, walk
 from resumable_tf.state.python_state import (
-    GlobalRandom,
-    SavedObject,
+    as_trackable,
+    check_trackable,
     has_python_state,
 )
 from resumable_tf.state.replicas import (
@@ -51,11 +60,11 @@ from resumable_tf.state.replicas import (
 )
 from resumable_tf.state.restored import is_of_one_device, restore_values
 from resumable_tf.state.snapshot import Snapshot, optimizers_in
+from resumable_tf.state.step_count import StepCount, whole_step
 
-UNTRACKED = "untracked"
-"""Root name of the variables that TensorFlow's object graph does not reach."""
-
-_RESERVED = {UNTRACKED, REPLICAS, "save_counter", "step", "extra", "root"}
+_GLOBAL_RANDOM = "global_random"
+_RESERVED = {UNTRACKED, ATTRIBUTES_ROOT, REPLICAS, _GLOBAL_RANDOM}
+_RESERVED |= {"save_counter", "step", "extra", "root"}
 
 
 class DescribesItself(Protocol):
@@ -73,13 +82,14 @@ class TrainState:
         extra: JSON values to be kept in the manifest (loop counters and the like).
         trackables: The objects handed in, by name.
         data: What describes the data, None without.
+        also_saved: Returns variables that are saved by other means.
     """
 
     def __init__(
         self,
         *,
         data: DescribesItself | None = None,
-        python_random: bool = False,
+        global_random: bool = True,
         **trackables: Any,
     ) -> None:
         """Takes the objects over; builds optimizers that are not built yet.
@@ -87,8 +97,9 @@ class TrainState:
         Args:
             data: Anything with `describe()`; a resumed run must have the same. What
                 TensorFlow can save besides (a `ResumableIterator`) is saved as `data`.
-            python_random: Whether to save the global states of Python's `random` and
-                of `np.random` too.
+            global_random: Whether the random generators that belong to the whole
+                process are saved and put back: Python's `random`, `np.random`, and
+                those behind `tf.random.*` and `keras.random.*`.
             **trackables: What is saved, each under its own name: models, optimizers,
                 metrics, variables, modules, generators, lists and dictionaries of
                 these; random generators of Python and NumPy; objects with methods
@@ -106,24 +117,53 @@ class TrainState:
             )
         if isinstance(data, tf.train.experimental.PythonState):
             trackables = {"data": data, **trackables}
-        if python_random:
-            trackables["python_random"] = GlobalRandom()
         saved = [obj for obj in trackables.values() if has_python_state(obj)]
-        trackables = {
-            name: _as_trackable(name, obj) for name, obj in trackables.items()
-        }
+        trackables = {name: as_trackable(name, obj) for name, obj in trackables.items()}
         for name, obj in trackables.items():
-            _check_trackable(name, obj)
-        self.step = 0
+            if name in _RESERVED:
+                raise ValueError(f"the name {name!r} is taken by the checkpoint itself")
+            check_trackable(name, obj)
+        self._step = 0
         self._watched: list[Any] = []
         self.extra: dict[str, Any] = {}
         self.trackables: dict[str, Any] = dict(trackables)
+        self._random = GlobalRandom() if global_random else None
+        if self._random is not None:
+            self.trackables[_GLOBAL_RANDOM] = self._random
         self.data = data
         models = [obj for obj in self._members() if is_model(obj)]
         for obj in self._members():
             if is_optimizer(obj):
                 build_optimizer(obj, models[0] if len(models) == 1 else None)
-        self._hidden = HiddenState(self.trackables, iter(saved))
+        self._saved = saved
+        self.also_saved: Callable[[], list[Any]] = list
+        self.begin()
+
+    @property
+    def step(self) -> int:
+        """Completed training steps."""
+        return self._step
+
+    @step.setter
+    def step(self, step: Any) -> None:
+        """Takes a whole number, also one of NumPy or TensorFlow.
+
+        Raises:
+            TypeError: If it is no whole number.
+            ValueError: If it is negative.
+        """
+        self._step = whole_step(step)
+
+    def begin(self) -> None:
+        """Notes what there is when training begins or goes on.
+
+        `Checkpointer.restore_or_initialize` calls it: what is made later can't be
+        restored into, and what was drawn before is no part of the training.
+        """
+        self._hidden = hidden_variables(self.trackables)
+        self._generators = HiddenGenerators(self.trackables, iter(self._saved))
+        self._functions = FunctionCheck()
+        self._count = StepCount()
 
     def checkpoint(self) -> Any:
         """Returns a `tf.train.Checkpoint` over the live objects.
@@ -139,6 +179,8 @@ class TrainState:
         Raises:
             StateError: If something that changes can't be saved.
         """
+        # What was added or deleted since training began shows before a restore.
+        self._hidden = hidden_variables(self.trackables)
         return self._entries(self._graph())
 
     def variables(self) -> list[Any]:
@@ -156,20 +198,30 @@ class TrainState:
             yield entry, value.node.obj, value.leaf.read
 
     def watch(self, *functions: Any) -> None:
-        """Lets the first save refuse what these functions use and it does not hold.
+        """Lets the first save refuse more of what these functions use.
+
+        Without it each `tf.function` that changes the state is refused if it changes
+        other variables or draws from a random state that can't be saved. With it also
+        if it only reads another variable.
 
         Args:
-            *functions: Compiled training steps (`tf.function`). Each variable that
-                they use must be part of the state, and their random numbers must come
-                from generators that are.
+            *functions: Compiled training steps (`tf.function`).
 
         Raises:
             TypeError: If one is no `tf.function`.
         """
         for function in functions:
-            if not hasattr(function, "_list_all_concrete_functions"):
+            if not hasattr(function, "get_concrete_function"):
                 raise TypeError(f"{function!r} is no tf.function; decorate it first")
         self._watched.extend(functions)
+
+    def check_counted(self) -> None:
+        """Refuses a loop that trains without counting its steps.
+
+        Raises:
+            UsageError: If `step` goes back, or stands still while training goes on.
+        """
+        self._count.check(self.step, self._progress)
 
     def capture(self) -> Snapshot:
         """Returns a consistent copy of all values as they are now.
@@ -186,8 +238,8 @@ class TrainState:
                 "a checkpoint was asked for inside a tf.function; save between steps"
             )
         graph = self._graph()
-        self._check_watched(graph)
-        self._hidden.check(graph)
+        self._check_functions(graph)
+        self._generators.check()
         return Snapshot(graph)
 
     def apply(
@@ -215,6 +267,8 @@ class TrainState:
             assign_components(graph, holders)
         for obj in self._members():
             refresh(obj)
+        if self._random is not None:
+            self._random.put_back()
 
     def describe_data(self) -> dict[str, Any] | None:
         """Returns the data's description, None without data."""
@@ -264,26 +318,44 @@ class TrainState:
     def _members(self) -> Iterator[Any]:
         return members(self.trackables.values())
 
-    def _check_watched(self, graph: ObjectGraph) -> None:
-        """Looks once at what the watched functions have been traced to."""
-        if not self._watched:
-            return
-        variables = (n.obj for n in graph.nodes if is_variable(n.obj))
-        known = identities(map(tensorflow_variable, variables))
+    def _progress(self) -> tuple[Any, ...]:
+        """Returns what moves with each training step, () if nothing is known to."""
+        found = tuple(
+            int(tensorflow_variable(obj.iterations).numpy())
+            for obj in self._members()
+            if is_optimizer(obj)
+        )
+        names = [name for name in ("epoch", "batch") if hasattr(self.data, name)]
+        return found or tuple(getattr(self.data, name) for name in names)
+
+    def _check_functions(self, graph: ObjectGraph) -> None:
+        """Looks at what functions have been traced to."""
+        own = [n.obj for n in graph.nodes if is_variable(n.obj)]
+        owned = identities(map(tensorflow_variable, own))
+        others = [*self.also_saved(), *counters_of(self._members())]
+        others += global_variables() if self._random is not None else []
+        known = owned | identities(map(tensorflow_variable, others))
+        waiting = []
         for function in self._watched:
-            for traced in function._list_all_concrete_functions():
+            traces = traced_functions(function)
+            for traced in traces:
                 check_function(traced, covered=lambda v: id(v) in known)
-        self._watched = []
+            if not traces:
+                waiting.append(function)
+        self._watched = waiting
+        self._functions.check(owned=owned, known=known)
 
     def _roots(self) -> dict[str, Any]:
-        untracked = self._untracked(walk(self.trackables))
-        return {**self.trackables, **({UNTRACKED: untracked} if untracked else {})}
+        return {**self.trackables, **self._beside(walk(self.trackables))}
+
+    def _beside(self, graph: ObjectGraph) -> dict[str, dict[str, Any]]:
+        """Returns the variables that a graph does not reach, by name, by root."""
+        return variables_beside(graph, self._members(), self._hidden)
 
     def _graph(self) -> ObjectGraph:
         graph = walk(self.trackables)
-        untracked = self._untracked(graph)
-        if untracked:
-            add_list(graph, UNTRACKED, untracked)
+        for root, variables in self._beside(graph).items():
+            add_variables(graph, root, variables)
         shared: set[int] = set()
         for obj in self._members():
             if is_optimizer(obj):
@@ -292,15 +364,6 @@ class TrainState:
                 shared.update(id(variable) for variable in obj.trainable_variables)
         add_components(graph, shared=shared)
         return graph
-
-    def _untracked(self, graph: ObjectGraph) -> list[Any]:
-        reached = graph.identities()
-        found: dict[int, Any] = {}
-        for obj in self._members():
-            for variable in variables_of(obj):
-                if id(variable) not in reached:
-                    found.setdefault(id(variable), variable)
-        return list(found.values())
 
     def _entries(self, graph: ObjectGraph) -> list[Entry]:
         owners: dict[int, str] = {}
@@ -315,25 +378,3 @@ class TrainState:
             entry_of(value, owners.get(id(value.node.obj), value.node.path))
             for value in graph.values
         ]
-
-
-def _as_trackable(name: str, obj: Any) -> Any:
-    """Returns what stands in a checkpoint for an object, mostly itself."""
-    if has_python_state(obj):
-        return SavedObject(obj, name=name)
-    # Keras 3's metrics are nothing that TensorFlow tracks, but may be in a list.
-    is_tracked = hasattr(obj, "_serialize_to_tensors")
-    return obj if is_tracked or not variables_of(obj) else [obj]
-
-
-def _check_trackable(name: str, obj: Any) -> None:
-    if name in _RESERVED:
-        raise ValueError(f"the name {name!r} is taken by the checkpoint itself")
-    try:
-        tf.train.Checkpoint(**{name: obj})
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name}={type(obj).__name__} can't be saved; pass models, optimizers, "
-            "tf.Variable or tf.Module objects, random generators, objects with state() "
-            "and load_state(state), and plain values in extra"
-        ) from error

@@ -163,7 +163,10 @@ class _Session:
         model_config = config.model_config(vocab_size)
         self.program = program = build_program(config, model_config, strategy)
         self.state = TrainState(
-            model=program.model, optimizer=program.optimizer, data=self.dataset
+            model=program.model,
+            optimizer=program.optimizer,
+            data=self.dataset,
+            global_random=False,  # All that is random is a function of the step.
         )
         self.checkpointer = Checkpointer(
             config.run_dir,

@@ -38,7 +38,7 @@ class FixedData:
 
 
 def small_state(*, data: Any = None, size: int = SIZE) -> TrainState:
-    return TrainState(small=Small(size), data=data)
+    return TrainState(small=Small(size), data=data, global_random=False)
 
 
 def advance(state: TrainState, num_steps: int = 1) -> None:

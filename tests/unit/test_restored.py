@@ -22,7 +22,8 @@ def make_state(*, offset: float) -> TrainState:
     table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0)
     if offset:
         table.insert(tf.constant(["a"]), tf.constant([7], tf.int64))
-    return TrainState(table=table, large=tf.Variable(tf.zeros(900)), **variables)
+    large = tf.Variable(tf.zeros(900))
+    return TrainState(table=table, large=large, global_random=False, **variables)
 
 
 def inventory_of(state: TrainState) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -137,7 +137,7 @@ def tensorflow_generator() -> Any:
 
 
 def global_random() -> Any:
-    state = rtf.TrainState(weight=tf.Variable(1.0), python_random=True)
+    state = rtf.TrainState(weight=tf.Variable(1.0))
     return lambda: [random.random(), np.random.normal()], state
 
 
@@ -272,11 +272,6 @@ class TestWhatIsNotCoveredMakesTheFirstSaveFail:
         named = rtf.TrainState(layer=layer, noise=noise, g=list(layer.generators))
         noise.normal()
         named.capture()
-
-    @pytest.mark.skipif(not IS_KERAS_3, reason="tf_keras tracks lists")
-    def test_a_generator_in_a_list_that_keras_hides(self) -> None:
-        with pytest.raises(rtf.ResumableError, match=r"layer\.generators \(Generator"):
-            rtf.TrainState(layer=Noisy()).capture()
 
     def test_an_object_without_a_form(self) -> None:
         with pytest.raises(TypeError, match=r"x=object can't be saved.*load_state"):

@@ -140,7 +140,7 @@ def test_tensorflow_alone_can_restore_the_bundle(tmp_path: Path) -> None:
     seeds = [again.layers[1].seed_generator.state]
     tf.train.Checkpoint(model=again, optimizer=another, untracked=seeds).restore(
         path
-    ).assert_consumed()
+    ).assert_existing_objects_matched()
     assert train(again, another, num_steps=2) == expected
 
 
@@ -175,10 +175,11 @@ def test_a_snapshot_does_not_see_later_updates(kind: str, tmp_path: Path) -> Non
         "xla": tf.function(lambda: variable.assign(variable * 2.0), jit_compile=True),
         "optimizer": with_gradient,
     }
-    snapshot = TrainState(v=variable).capture()
+    snapshot = TrainState(v=variable, global_random=False).capture()
     for _ in range(3):
         updates[kind]()
-        middle, value = TrainState(v=variable).capture(), variable.numpy()
+        middle = TrainState(v=variable, global_random=False).capture()
+        value = variable.numpy()
         updates[kind]()
         path = middle.checkpoint().write(str(tmp_path / "middle"))
         np.testing.assert_array_equal(*read_bundle(path).values(), value)
@@ -188,7 +189,8 @@ def test_a_snapshot_does_not_see_later_updates(kind: str, tmp_path: Path) -> Non
 
 
 def test_inventory_tells_key_shape_dtype_size_and_owner() -> None:
-    state = TrainState(v=tf.Variable(tf.zeros((2, 3), tf.bfloat16), name="weights"))
+    variable = tf.Variable(tf.zeros((2, 3), tf.bfloat16), name="weights")
+    state = TrainState(v=variable, global_random=False)
     assert state.inventory() == [
         Entry(
             key="v/.ATTRIBUTES/VARIABLE_VALUE",

@@ -21,11 +21,8 @@ import tensorflow as tf
 from resumable_tf.data.dataset_form import describe_dataset
 from resumable_tf.data.pipeline import Pipeline
 from resumable_tf.errors import StateError
-from resumable_tf.state.python_objects import (
-    AttributeTracker,
-    global_random,
-    set_global_random,
-)
+from resumable_tf.state.global_random import global_random, set_global_random
+from resumable_tf.state.python_objects import AttributeTracker
 from resumable_tf.training.keras.fit_call import FitCall
 from resumable_tf.training.keras.iterators import Iterators
 

@@ -25,13 +25,17 @@ from resumable_tf.checkpoint.failures import attach
 from resumable_tf.errors import SaveError
 from resumable_tf.state import TrainState
 from resumable_tf.state.coverage import check_function, identities
+from resumable_tf.state.global_random import (
+    global_random,
+    global_variables,
+    set_global_random,
+)
 from resumable_tf.state.keras_objects import is_built
 from resumable_tf.state.leaf import (
     is_variable,
     replica_components,
     tensorflow_variable,
 )
-from resumable_tf.state.python_objects import global_random, set_global_random
 from resumable_tf.supervising.heartbeat import Heartbeat
 from resumable_tf.training.keras.callback_states import CallbackStates
 from resumable_tf.training.keras.eager_step import build_by_tracing, check_built
@@ -112,7 +116,9 @@ class FitSession:
             roots["optimizer"] = optimizer
         if not call.is_keras_3:
             roots["train_counter"] = self._model._train_counter
-        self._state = TrainState(data=_Described(self._data, call), **roots)
+        data = _Described(self._data, call)
+        self._state = TrainState(data=data, global_random=False, **roots)
+        self._state.also_saved = global_variables  # In the record.
         self._check(step, is_known=is_known)
         began = self._settings.options.elapsed()
         info = self._checkpointer.restore_or_initialize(self._state)
@@ -234,7 +240,8 @@ class FitSession:
         Raises:
             StateError: If there is something.
         """
-        variables = self._state.variables()
+        # The record holds the global generators, which the step may draw from.
+        variables = [*self._state.variables(), *global_variables()]
         self._known = identities(tensorflow_variable(v) for v in variables)
         # A setting of tf_keras in the form of a variable.
         self._known.add(id(getattr(self._model, "_steps_per_execution", None)))
