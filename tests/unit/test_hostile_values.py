@@ -20,7 +20,7 @@ from helpers.deep_form import deep_form
 from helpers.hostile_values import by_hand, hostile
 
 import resumable_tf as rtf
-from resumable_tf.state.python_objects import global_random, set_global_random
+from resumable_tf.state.global_random import global_random, set_global_random
 from resumable_tf.state.python_values import MalformedValue, decode, encode
 from resumable_tf.training.keras.callback_states import CallbackStates
 
@@ -144,23 +144,35 @@ def test_many_hostile_records_of_callbacks_run_and_change_nothing() -> None:
 
 def broken_states() -> list[tuple[str, Any]]:
     def python(**changes: Any) -> Any:
-        version, words, gauss = global_random()["python"]
-        made = {"version": version, "words": words, "gauss": gauss, **changes}
-        return made["version"], made["words"], made["gauss"]
+        return {**global_random()["python"], **changes}
+
+    def of_tensorflow(**changes: Any) -> Any:
+        return {**global_random()["tensorflow"], **changes}
 
     def numpy(**changes: Any) -> Any:
         state = global_random()["numpy"]
         return {**state, "state": {**state["state"], **changes}}
 
-    words = global_random()["python"][1]
+    words = global_random()["python"]["words"]
+    position = np.append(words[:-1], np.uint32(625))
     return [
         ("python", python(version=2)),
         ("python", python(words=words[:-1])),
-        ("python", python(words=(*words[:-1], 625))),
-        ("python", python(words=(-1, *words[1:]))),
-        ("python", python(words=(1 << 32, *words[1:]))),
+        ("python", python(words=position)),
+        ("python", python(words=words.astype(np.int64))),
+        ("python", python(words=words.tolist())),
         ("python", python(gauss="x")),
+        ("python", python(more=1)),
         ("python", None),
+        ("tensorflow", of_tensorflow(seed="1")),
+        ("tensorflow", of_tensorflow(operations=1)),
+        ("tensorflow", of_tensorflow(generator={"algorithm": 9, "values": []})),
+        ("tensorflow", of_tensorflow(generator={"algorithm": 1, "values": ["x"]})),
+        ("tensorflow", None),
+        ("keras", [1]),
+        ("keras", [np.zeros(2)]),
+        ("keras", []),
+        ("tf_keras", 1),
         ("numpy", numpy(pos=625)),
         ("numpy", numpy(pos=-1)),
         ("numpy", numpy(key=np.zeros(623, np.uint32))),

@@ -72,7 +72,10 @@ def read_bundle(path: str) -> dict[str, Any]:
 
 def specs(path: str) -> dict[str, tuple[tuple[int, ...], str]]:
     return {
-        key: (np.shape(value), np.asarray(value).dtype.name)
+        key: (
+            np.shape(value),
+            "string" if isinstance(value, bytes) else value.dtype.name,
+        )
         for key, value in read_bundle(path).items()
     }
 
