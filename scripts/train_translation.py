@@ -180,7 +180,7 @@ def main(
     _set_up_logging()
     code = _run(settings)
     if code == EXIT_FINISHED and where is not None:
-        _export(settings["run_dir"], where)
+        _export(settings["run_dir"], where, records=settings["records"])
     raise SystemExit(code)
 
 
@@ -202,7 +202,7 @@ def _place(name: str | None, run_dir: str | None) -> PlaceDefaults | None:
     return where
 
 
-def _export(run_dir: str, where: PlaceDefaults) -> None:
+def _export(run_dir: str, where: PlaceDefaults, *, records: str | None) -> None:
     """Becomes what puts the finished model where the place looks for it.
 
     As a child of this process it would find no memory on a GPU, all of which TensorFlow
@@ -212,6 +212,8 @@ def _export(run_dir: str, where: PlaceDefaults) -> None:
         return
     script = Path(__file__).with_name("export_model.py")
     flags = ["--run-dir", run_dir, "--output", where.export_dir]
+    if records is not None:
+        flags += ["--records", records]
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execv(sys.executable, [sys.executable, str(script), *flags])
