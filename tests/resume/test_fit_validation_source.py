@@ -19,6 +19,11 @@ import resumable_tf as rtf
 from resumable_tf.errors import StateError
 
 keras = tf.keras
+# Of Keras' own ReduceLROnPlateau.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),
+    pytest.mark.filterwarnings("ignore:Learning rate reduction is conditioned"),
+]
 Base = keras.utils.PyDataset if IS_KERAS_3 else keras.utils.Sequence
 
 
