@@ -77,7 +77,11 @@ def check_inventory(manifest: Manifest, entries: Iterable[Entry]) -> None:
     lines = [
         f"cannot restore step {manifest.step}: the checkpoint is of other objects.",
         *_section("only now (not in the checkpoint)", missing, _owners(live)),
-        *_section("only in the checkpoint", unexpected, {}),
+        *_section(
+            "only in the checkpoint",
+            unexpected,
+            {key: f"{key}  {_text(saved[key])}" for key in unexpected},
+        ),
         *_section("different", changed, {}),
         "Build the model and optimizer as they were, or start a new run directory.",
     ]

@@ -1,6 +1,6 @@
 """Tells when a `fit` ends with an exception, of which Keras says nothing to callbacks.
 
-    ending = FitEnding(call, failed=lambda error: ...)
+    ending = FitEnding(call, failed=lambda error: ..., before={"evaluate": ...})
     ending.watch()
     ending.forget()         # what was put in place is taken out again
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -31,15 +31,23 @@ _OF_LOOP = "catch_stop_iteration"
 class FitEnding:
     """Sees the exception that ends a `fit`."""
 
-    def __init__(self, call: FitCall, failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        call: FitCall,
+        failed: Callable[[BaseException], None],
+        *,
+        before: Mapping[str, Callable[[], None]],
+    ) -> None:
         """Changes nothing yet.
 
         Args:
             call: The running `fit`.
             failed: Called with the exception; perhaps more than once.
+            before: Called when `fit` calls the model's method of that name.
         """
         self._call = call
         self._failed = failed
+        self._before = before
         self._wrappers = contextlib.ExitStack()
 
     def watch(self) -> None:
@@ -62,6 +70,8 @@ class FitEnding:
 
         def watched(*arguments: Any, **named: Any) -> Any:
             try:
+                if name in self._before and sys._getframe(1) is self._call.frame:
+                    self._before[name]()
                 return original(*arguments, **named)
             except BaseException as error:
                 if sys._getframe(1) is self._call.frame:

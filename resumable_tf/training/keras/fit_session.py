@@ -44,6 +44,7 @@ from resumable_tf.training.keras.fit_data import FitData
 from resumable_tf.training.keras.fit_ending import FitEnding
 from resumable_tf.training.keras.fit_record import FitRecord
 from resumable_tf.training.keras.one_fit import OneFit, digest_rows
+from resumable_tf.training.keras.program_settings import ProgramSettings
 from resumable_tf.training.keras.resume_line import finished_line, resume_line
 from resumable_tf.training.keras.save_settings import (
     SaveSettings,
@@ -52,6 +53,7 @@ from resumable_tf.training.keras.save_settings import (
 )
 from resumable_tf.training.keras.training_step import slice_for_replicas, trace_step
 from resumable_tf.training.keras.validation_data import ValidationData
+from resumable_tf.training.keras.validation_source import ValidationSource
 from resumable_tf.training.preemption import Preempted, PreemptionGuard
 
 _log = logging.getLogger(__name__)
@@ -79,7 +81,6 @@ class FitSession:
         self._heartbeat = Heartbeat.from_environment()
         self._stop = None
         if settings.handles_signals:
-            # Only while this very fit runs, should its end ever be missed.
             self._stop = PreemptionGuard(is_running=call.is_running)
         self._record = FitRecord()
         self._one = OneFit(call, root=self._checkpointer.storage.root)
@@ -99,6 +100,8 @@ class FitSession:
             StateError: If something that changes in training can't be saved.
         """
         self._one.check_first()
+        self._source = ValidationSource(self._call)
+        self._program = ProgramSettings(self._model)
         self._prepare_cleanup()
         self._heartbeat.start()
         call = self._call
@@ -140,7 +143,11 @@ class FitSession:
         else:
             # Of an interrupted fit it stays, and the next one would read on there.
             self._cleanup.callback(vars(model).pop, "_eval_data_handler", None)
-        ending = FitEnding(self._call, self.abandon)
+        before = {
+            "_should_eval": self._source.before_creation,
+            "evaluate": self._source.before_test,
+        }
+        ending = FitEnding(self._call, self.abandon, before=before)
         self._cleanup.callback(ending.forget)
         ending.watch()
 
@@ -261,6 +268,8 @@ class FitSession:
         epoch, batch = self._state.extra["epoch"], self._state.extra["batch"]
         set_global_random(restored["random"])
         self.validation.resume(restored.get("validation", {}))
+        self._program.compare(restored.get("settings", {}))
+        self._source.resume(restored.get("validation_source", {}))
         epochs, step = self._call.epochs, self._state.step
         was_stopped = restored["is_stopped"]
         self._one.check_epochs(epoch)
@@ -340,8 +349,10 @@ class FitSession:
         self._record.value = {
             "data": position,
             "validation": self.validation.capture(),
+            "validation_source": self._source.capture(),
             "callbacks": self._callbacks.capture(),
             "random": global_random(),
+            "settings": self._program.capture(),
             "is_stopped": bool(self._model.stop_training),
         }
         self._state.extra = {"epoch": epoch, "batch": batch}

@@ -83,9 +83,16 @@ def finite_metrics(logs: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def is_finite(logs: Any) -> bool:
-    """Returns whether a state with these metrics may be saved."""
-    loss = (logs or {}).get("loss")
-    if loss is None or math.isfinite(float(loss)):
+    """Returns whether a state with these metrics may be saved.
+
+    Args:
+        logs: What the step returned. A step of the user's own may return anything as
+            its loss: a vector, several losses in a dictionary, or none.
+    """
+    loss = logs.get("loss") if isinstance(logs, Mapping) else None
+    parts = [tf.convert_to_tensor(p) for p in tf.nest.flatten(loss) if p is not None]
+    numbers = [tf.cast(part, "float64") for part in parts if part.dtype.is_floating]
+    if all(np.isfinite(part.numpy()).all() for part in numbers):
         return True
-    _log.error("the loss is %s; nothing is saved from here on", float(loss))
+    _log.error("the loss is %s; nothing is saved from here on", loss)
     return False
