@@ -21,6 +21,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
+
 from resumable_tf.data.exactness import changes_variables, replayed_because
 from resumable_tf.data.iterator_state import read_iterator, write_iterator
 from resumable_tf.data.pipeline_parts import Parts, find_parts
@@ -140,3 +142,38 @@ class Pipeline:
         if values:
             for variable, value in zip(self._parts.variables, values, strict=True):
                 variable.assign(value)
+
+
+def is_position(value: Any) -> bool:
+    """Returns whether a decoded value is what `Pipeline.position` returns.
+
+    Args:
+        value: Anything that was read from a file.
+    """
+    names = {"start", "state", "num_read", "variables"}
+    if type(value) is not dict or not names <= value.keys() <= {*names, "counts"}:
+        return False
+    start, state = value["start"], value["state"]
+    if type(start) is not dict or start.keys() != {"counts", "variables"}:
+        return False
+    counts = [start["counts"], *([value["counts"]] if "counts" in value else [])]
+    return (
+        type(state) is bytes
+        and bool(state) == ("counts" in value)
+        and type(value["num_read"]) is int
+        and value["num_read"] >= 0
+        and all(map(_are_counts, counts))
+        and all(map(_are_values, (start["variables"], value["variables"])))
+    )
+
+
+def _are_counts(value: Any) -> bool:
+    return type(value) is list and all(
+        type(count) is int and 0 <= count < 1 << 63 for count in value
+    )
+
+
+def _are_values(value: Any) -> bool:
+    return type(value) is list and all(
+        isinstance(item, (np.ndarray, np.generic)) for item in value
+    )

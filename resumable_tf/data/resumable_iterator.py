@@ -21,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from resumable_tf.data.dataset_form import describe_dataset
-from resumable_tf.data.pipeline import Pipeline, Record
+from resumable_tf.data.pipeline import Pipeline, Record, is_position
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_state import damaged, decode_part
 from resumable_tf.state.python_values import encode
@@ -163,11 +163,12 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
 def _is_record(record: Any) -> bool:
     """Returns whether a decoded value is what `serialize` writes."""
-    numbers = ("epoch", "batch", "skip")
+    numbers = ("epoch", "batch")
     if type(record) is not dict or record.keys() != {*numbers, "position"}:
         return False
     if not all(type(record[name]) is int and record[name] >= 0 for name in numbers):
         return False
     position = record["position"]
-    is_list = type(position) is list and all(type(item) is bytes for item in position)
-    return is_list and record["skip"] <= record["batch"]
+    if position == {} and type(position) is dict:
+        return True
+    return is_position(position) and bool(position["num_read"] == record["batch"])

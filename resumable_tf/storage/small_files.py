@@ -154,8 +154,9 @@ def _told(error: OSError, path: str, directory: int, name: str) -> OSError:
         with contextlib.suppress(OSError):
             mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
             if stat.S_ISLNK(mode):
+                target = os.readlink(name, dir_fd=directory)
                 return UnsafeFileError(
-                    f"{path} is a symbolic link, and nothing in a run directory is "
+                    f"{path} is a symbolic link to {target}, and nothing in a run directory is "
                     "read through one; put there what it leads to"
                 )
             if error.errno == errno.ENXIO:

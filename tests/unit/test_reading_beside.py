@@ -77,10 +77,10 @@ def unreadable(
     name = f"checkpoints/ckpt-{step}.manifest.json"
     read = LocalStorage.read_bytes
 
-    def failing(storage: LocalStorage, other: str) -> bytes:
+    def failing(storage: LocalStorage, other: str, **limit: int) -> bytes:
         if other == name and storage.root == str(directory):
             raise OSError(number, os.strerror(number), other)
-        return read(storage, other)
+        return read(storage, other, **limit)
 
     monkeypatch.setattr(LocalStorage, "read_bytes", failing)
 

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable_tf.checkpoint import CheckpointInfo, Manifest, tier
-from resumable_tf.checkpoint.layout import manifest_name
+from resumable_tf.checkpoint.layout import CHECKPOINTS, bundle_name, manifest_name
+from resumable_tf.checkpoint.manifest import FileRecord, hex_crc32c
 from resumable_tf.checkpoint.retention import KeepAny, KeepNewest
 from resumable_tf.checkpoint.tier import Tier
 from resumable_tf.checkpoint.tier_choice import DURABLE, FAST, Place, choose
@@ -115,6 +116,12 @@ def write_manifest(
     _writer: Any, _: Any, storage: Storage, draft: Manifest, *, check_right: Any
 ) -> Manifest:
     check_right()
+    files = []
+    for ending in (".data-00000-of-00001", ".index"):
+        name, data = f"{bundle_name(draft.step)}{ending}", b""
+        storage.create(f"{CHECKPOINTS}/{name}", data)
+        files.append(FileRecord(name, len(data), hex_crc32c(0)))
+    draft = dataclasses.replace(draft, files=tuple(files))
     storage.create(manifest_name(draft.step), draft.to_bytes())
     return draft
 
