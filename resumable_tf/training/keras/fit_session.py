@@ -105,7 +105,7 @@ class FitSession:
         self._restored: dict[str, Any] | None = None
         self._values: list[tuple[Any, Any]] = []
         self._done_before = 0
-        self._is_postponed = False
+        self._is_postponed = self._has_ended = False
         self._has_warned = False
         self._has_warned_of_size = False
         self._callbacks: CallbackStates | None = None
@@ -160,6 +160,10 @@ class FitSession:
         if self._restored is not None:
             self._callbacks.apply(self._restored["callbacks"])
             if not self._values:
+                if self._call.is_keras_3 or self._has_ended:
+                    # The others' on_train_begin has drawn once more. tf_keras has made
+                    # the epoch's iterator by now, which may draw too.
+                    set_global_random(self._restored["random"])
                 self._note_restored()
 
     def end_batch(self, batch: int, logs: Any) -> None:
@@ -271,7 +275,8 @@ class FitSession:
         if restored["is_stopped"]:
             epoch = self._call.epochs
         self._data.begin_at(epoch)
-        if epoch >= self._call.epochs:
+        self._has_ended = epoch >= self._call.epochs
+        if self._has_ended:
             _log.info("training has ended at step %d already", self._state.step)
             return
         self._data.resume(restored["data"], batch=batch)
