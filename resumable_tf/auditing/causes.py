@@ -87,8 +87,10 @@ def cause_of_suspect(suspect: Suspect) -> tuple[Cause, str]:
     when = "was not put back" if suspect.was_lost else "differs after the resume"
     if suspect.name.startswith("the global generator"):
         advice = (
-            "Draw from a generator of your own that is saved, or from the step: "
-            "np.random.default_rng([seed, step]), tf.random.stateless_*"
+            "TrainState puts it back unless it has global_random=False; something "
+            "draws from it after the restore. Draw from a generator of your own that "
+            "is saved, or from the step: np.random.default_rng([seed, step]), "
+            "tf.random.stateless_*"
         )
     elif cause is Cause.RANDOM:
         advice = (

@@ -32,6 +32,13 @@ from resumable_tf.auditing.tokens import (
     variable_digest,
     variables_in,
 )
+from resumable_tf.state._tensorflow import (
+    eager_seed,
+    global_generator,
+    keras_seed_generator,
+    tf_keras_generator,
+)
+from resumable_tf.state.leaf import tensorflow_variable
 from resumable_tf.state.python_values import encode
 
 _PACKAGE = str(Path(__file__).parent.parent)
@@ -126,8 +133,8 @@ def _held(objects: Iterable[tuple[str, Any]]) -> Iterator[Slot]:
                 yield _in(name, obj.gi_code, obj.gi_code.co_name), value
         elif kind == _CLASS and not obj.__name__.startswith("_"):
             yield from _attributes(obj, dict(vars(obj)))
-        elif kind == _INSTANCE and hasattr(obj, "__dict__"):
-            yield from _attributes(type(obj), dict(vars(obj)))
+        elif kind == _INSTANCE:
+            yield from _attributes(type(obj), _own_attributes(obj))
 
 
 def _of_function(function: types.FunctionType, cells: set[int]) -> Iterator[Slot]:
@@ -147,6 +154,16 @@ def _of_function(function: types.FunctionType, cells: set[int]) -> Iterator[Slot
     for name, value in vars(function).items():
         if not name.startswith("__"):
             yield f"{function.__name__}.{name} of {file}", value
+
+
+def _own_attributes(obj: Any) -> dict[str, Any]:
+    """Returns an object's attributes, past all that its class answers itself."""
+    for kind in type(obj).__mro__:
+        own = vars(kind).get("__dict__")
+        if own is not None:
+            is_pythons = isinstance(own, types.GetSetDescriptorType)
+            return dict(own.__get__(obj)) if is_pythons else {}
+    return {}  # It has slots.
 
 
 def _attributes(kind: type, items: dict[str, Any]) -> Iterator[Slot]:
@@ -226,13 +243,26 @@ def _creation(variable: Any) -> int:
 
 def _global_generators() -> dict[str, Token]:
     """Returns the generators that Python, NumPy and TensorFlow have of their own."""
-    from tensorflow.python.eager import context
-
     states = {
         "the global generator of Python's random": repr(random.getstate()).encode(),
         "the global generator np.random": encode(np.random.get_state(legacy=False)),
     }
-    own = getattr(context.context(), "_rng", None)
-    if isinstance(own, random.Random):
+    _, own = eager_seed()
+    if own is not None:
         states["the global generator tf.random"] = repr(own.getstate()).encode()
-    return {name: (RANDOM, digest(state)) for name, state in states.items()}
+    of_tf_keras = tf_keras_generator()
+    if of_tf_keras is not None:
+        states["the global generator of tf_keras"] = repr(
+            of_tf_keras.getstate()
+        ).encode()
+    found = {name: (RANDOM, digest(state)) for name, state in states.items()}
+    for name, generator in (
+        ("the global generator tf.random.get_global_generator()", global_generator()),
+        ("the global generator of keras.random", keras_seed_generator()),
+    ):
+        text = None
+        if generator is not None:
+            text = variable_digest(tensorflow_variable(generator.state))
+        if text is not None:
+            found[name] = RANDOM, text
+    return found

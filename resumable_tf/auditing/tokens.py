@@ -34,6 +34,18 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _ORDER = (VALUE, ARRAY, VARIABLE, RANDOM)
 
 
+def is_a(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """Returns whether a value is of a class, whatever it says that it is.
+
+    Mocks and proxies answer `isinstance` and every attribute; they have no value.
+
+    Args:
+        value: Anything.
+        kinds: Classes.
+    """
+    return issubclass(type(value), kinds)
+
+
 def digest(*parts: Any) -> str:
     """Returns a hash of arrays, tensors, bytes and texts."""
     found = hashlib.blake2b(digest_size=8)
@@ -59,20 +71,20 @@ def token(value: Any, *, covered: Covered, depth: int = 0) -> Token | None:
             token.
         depth: How deep in containers it was found.
     """
-    if type(value) in _PLAIN or isinstance(value, itertools.count):
+    if type(value) in _PLAIN or is_a(value, itertools.count):
         return VALUE, digest(type(value).__name__, repr(value)[:_MAX_BYTES])
-    if isinstance(value, np.generic):
+    if is_a(value, np.generic):
         return VALUE, digest(value)
-    if isinstance(value, np.ndarray):
+    if is_a(value, np.ndarray):
         return (ARRAY, digest(value)) if value.nbytes <= _MAX_BYTES else None
     generator = _generator_state(value)
     if generator is not None:
         return RANDOM, digest(generator)
-    if isinstance(value, (list, tuple, set, frozenset, dict, collections.deque)):
+    if is_a(value, (list, tuple, set, frozenset, dict, collections.deque)):
         return _container(value, covered, depth)
-    if isinstance(value, type):
+    if is_a(value, type):
         return None
-    if tf.is_tensor(value) and not is_variable(value):
+    if is_a(value, tf.Tensor) and not is_variable(value):
         return _tensor(value)
     return _variables(value, covered)
 
@@ -93,11 +105,11 @@ def _bytes(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def _generator_state(value: Any) -> bytes | None:
-    if isinstance(value, random.Random):
+    if is_a(value, random.Random):
         return repr(value.getstate()).encode()
-    if isinstance(value, np.random.Generator):
+    if is_a(value, np.random.Generator):
         return encode(value.bit_generator.state)
-    if isinstance(value, np.random.RandomState):
+    if is_a(value, np.random.RandomState):
         return encode(value.get_state(legacy=False))
     return None
 
@@ -143,9 +155,9 @@ def variables_in(value: Any, *, depth: int = 0) -> list[Any]:
             none.
         depth: How deep in containers it was found.
     """
-    if isinstance(value, dict):
+    if is_a(value, dict):
         value = list(value.values())
-    if isinstance(value, (list, tuple)):
+    if is_a(value, (list, tuple)):
         if depth >= _MAX_DEPTH or len(value) > _MAX_ITEMS:
             return []
         return [v for item in value for v in variables_in(item, depth=depth + 1)]
@@ -156,6 +168,7 @@ def variables_in(value: Any, *, depth: int = 0) -> list[Any]:
 
 def is_generator(value: Any) -> bool:
     """Returns whether an object of TensorFlow or Keras draws random numbers."""
-    if isinstance(value, tf.random.Generator):
-        return True
-    return type(value).__name__ == "SeedGenerator"
+    is_of_keras = type(value).__name__ == "SeedGenerator" and type(
+        value
+    ).__module__.startswith(("keras.", "tf_keras."))
+    return is_of_keras or is_a(value, tf.random.Generator)

@@ -38,7 +38,7 @@ def open_directory(root: str, name: str, *, makes: bool = False) -> Iterator[int
     """
     path, descriptor = root, _open_root(root, makes=makes)
     try:
-        for part in name.rstrip("/").split("/") if name else []:
+        for part in name.split("/") if name else []:
             path = os.path.join(path, part)
             inner = _open_inner(descriptor, part, path, makes=makes)
             os.close(descriptor)

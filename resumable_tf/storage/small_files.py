@@ -156,8 +156,8 @@ def _told(error: OSError, path: str, directory: int, name: str) -> OSError:
             if stat.S_ISLNK(mode):
                 target = os.readlink(name, dir_fd=directory)
                 return UnsafeFileError(
-                    f"{path} is a symbolic link to {target}, and nothing in a run directory is "
-                    "read through one; put there what it leads to"
+                    f"{path} is a symbolic link to {target}, and nothing in a run "
+                    "directory is read through one; put there what it leads to"
                 )
             if error.errno == errno.ENXIO:
                 return UnsafeFileError(f"{path} is {_kind(mode)}, not a regular file")

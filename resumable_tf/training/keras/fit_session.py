@@ -88,7 +88,7 @@ class FitSession:
         self._restored: dict[str, Any] | None = None
         self._values: list[tuple[Any, Any]] = []
         self._done_before = 0
-        self._is_postponed = False
+        self._is_postponed = self._has_ended = False
         self._has_warned = False
         self._has_warned_of_size = False
         self._callbacks: CallbackStates | None = None
@@ -169,6 +169,10 @@ class FitSession:
         if self._restored is not None:
             self._callbacks.apply(self._restored["callbacks"])
             if not self._values:
+                if self._call.is_keras_3 or self._has_ended:
+                    # The others' on_train_begin has drawn once more. tf_keras has made
+                    # the epoch's iterator by now, which may draw too.
+                    set_global_random(self._restored["random"])
                 self._note_restored()
 
     def end_batch(self, batch: int, logs: Any) -> None:
@@ -274,7 +278,8 @@ class FitSession:
         was_stopped = restored["is_stopped"]
         self._one.check_epochs(epoch)
         self._data.begin_at(epochs if was_stopped else epoch)
-        if was_stopped or epoch >= epochs:
+        self._has_ended = was_stopped or epoch >= epochs
+        if self._has_ended:
             return finished_line(
                 step, epoch=epoch, epochs=epochs, was_stopped=was_stopped
             )

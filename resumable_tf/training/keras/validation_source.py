@@ -16,11 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 from resumable_tf.errors import StateError
-from resumable_tf.state.python_objects import (
-    AttributeTracker,
-    global_random,
-    set_global_random,
-)
+from resumable_tf.state.global_random import global_random, set_global_random
+from resumable_tf.state.python_objects import AttributeTracker
 from resumable_tf.training.keras.fit_call import FitCall
 
 _KINDS = {"PyDataset", "Sequence"}
