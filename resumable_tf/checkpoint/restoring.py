@@ -61,10 +61,10 @@ def restore_newest(
         DataMismatchError: If the data is not the saved one.
         FastTierMismatchError: If the fast tier is another run's.
     """
-    damaged: set[Place] = set()
+    damaged: dict[Place, CheckpointCorruptError] = {}
     left_in: set[Storage] = set()
     # What is damaged may change which of the others count.
-    while candidates := tiers.candidates(without=damaged):
+    while candidates := tiers.candidates(without=set(damaged)):
         place = candidates[0]
         tier = tiers.tier(place)
         try:
@@ -79,8 +79,8 @@ def restore_newest(
                 "checkpoint %d is damaged (%s) in %s; %s, trying the one before",
                 *(place.step, error, tier.storage.root, where),
             )
-            damaged.add(place)
-    _refuse_damaged(tiers, left_in=left_in)
+            damaged[place] = error
+    _refuse_damaged(tiers, left_in=left_in, why=next(iter(damaged.values()), None))
     superseded = tiers.durable.storage.list(SUPERSEDED)
     if superseded:
         _log.warning(
@@ -91,12 +91,15 @@ def restore_newest(
     return None
 
 
-def _refuse_damaged(tiers: Tiers, *, left_in: Collection[Storage]) -> None:
+def _refuse_damaged(
+    tiers: Tiers, *, left_in: Collection[Storage], why: CheckpointCorruptError | None
+) -> None:
     """Keeps a run whose checkpoints are all damaged from beginning anew.
 
     Args:
         tiers: The run's checkpoints.
         left_in: Where damaged ones were left in place.
+        why: What is wrong with the newest one, if this start has seen it.
 
     Raises:
         CheckpointCorruptError: If there are damaged ones, now or from earlier starts.
@@ -116,7 +119,9 @@ def _refuse_damaged(tiers: Tiers, *, left_in: Collection[Storage]) -> None:
     if damaged:
         raise CheckpointCorruptError(
             f"no checkpoint in {_folders(used, CHECKPOINTS)} can be read; damaged ones "
-            f"are {', others '.join(damaged)}. Mend them, or start a new run directory"
+            f"are {', others '.join(damaged)}. "
+            + (f"The newest: {why}. " if why is not None else "")
+            + "Mend them, or start a new run directory"
         )
 
 

@@ -307,6 +307,8 @@ def test_after_the_end_the_run_directory_has_the_newest_that_was_asked_for(
     state = small_state(size=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle.BundleWriter, "write", write_manifest)
+        # Otherwise a manifest without files is refused.
+        patch.setattr(manifest, "_check_files", lambda step, names: None)
         held = Held(patch)
         made = Checkpointer(run, every_steps=every, keep_last=None, options=options)
         with made as checkpointer:
