@@ -76,7 +76,7 @@ def find_export(directory: PathLike) -> ExportInfo:
 def list_versions(storage: Storage, prefix: str = "") -> list[int]:
     """Returns the complete versions below `prefix`, oldest first."""
     found = []
-    for name in storage.list(prefix):
+    for name in storage.list(prefix.rstrip("/")):
         version, _, file = name.removeprefix(prefix).partition("/")
         if version.isdecimal() and file == MODEL_FILE:
             found.append(int(version))
