@@ -28,7 +28,7 @@ def audit(
     *,
     kill_at: int | Sequence[int] = 7,
     steps: int = 20,
-    keep: str | None = None,
+    keep: str | os.PathLike[str] | None = None,
 ) -> AuditReport:
     """Returns whether a training function resumes exactly after a SIGKILL.
 
@@ -69,7 +69,7 @@ def audit(
         )
 
     if keep is not None:
-        return run(keep)
+        return run(os.fspath(keep))
     with tempfile.TemporaryDirectory(prefix="resumable-tf-audit-") as directory:
         return run(directory)
 

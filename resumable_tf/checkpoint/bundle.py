@@ -38,6 +38,7 @@ from resumable_tf.errors import SaveError
 from resumable_tf.state.leaf import Leaf, checkpoint_options, host_device
 from resumable_tf.state.snapshot import Snapshot, Structure
 from resumable_tf.storage import Storage
+from resumable_tf.storage.literal_path import literal_path
 from resumable_tf.storage.transfer import Upload, in_parallel, upload_files
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -85,6 +86,7 @@ class BundleWriter:
             uploads = directory is None
             if directory is None:
                 directory = stack.enter_context(scratch_directory())
+            directory = stack.enter_context(literal_path(directory))
             prefix = os.path.join(directory, bundle_name(draft.step))
 
             def commit(_: str) -> None:
@@ -154,9 +156,10 @@ def open_bundle(storage: Storage, manifest: Manifest) -> Iterator[str]:
     if local is not None:
         for record in manifest.files:
             verify(record, read_file(storage, record))
-        yield local
+        with literal_path(os.path.dirname(local)) as directory:
+            yield os.path.join(directory, bundle_name(manifest.step))
         return
-    with scratch_directory() as directory:
+    with scratch_directory() as scratch, literal_path(scratch) as directory:
 
         def download(record: FileRecord) -> None:
             with open(os.path.join(directory, record.name), "wb") as copy:

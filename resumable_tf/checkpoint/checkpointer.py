@@ -35,7 +35,7 @@ from resumable_tf.checkpoint.tiers import make_tiers
 from resumable_tf.checkpoint.writer import SaveHandle
 from resumable_tf.errors import SaveError, UsageError
 from resumable_tf.state import TrainState
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import PathLike, Storage, storage_of
 
 
 class Checkpointer:
@@ -50,7 +50,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        run_dir: str | Storage,
+        run_dir: PathLike | Storage,
         *,
         every_steps: int | Literal["auto"] | None = None,
         every_secs: float | None = None,
@@ -78,7 +78,7 @@ class Checkpointer:
         policies = save_when(options, every_steps=every_steps, every_secs=every_secs)
         self._due = Due(policies, options)
         self.failures = Failures(may_continue=options.on_storage_error == "continue")
-        self.storage = open_storage(run_dir) if isinstance(run_dir, str) else run_dir
+        self.storage = storage_of(run_dir)
         self._options = options
         self._config = None if config is None else dict(config)
         durable = Tier(self.storage, keep=keep_all_of(options.keep, keep_last))

@@ -11,11 +11,10 @@ and what it has committed decides what the fast tier's checkpoints still count f
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from resumable_tf.checkpoint.policy import AnyOf, EverySecs, EverySteps, SavePolicy
 from resumable_tf.errors import UsageError
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import PathLike, Storage, storage_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,7 @@ class FastTier:
             that waits for it (see `OnImprovement`).
     """
 
-    directory: str | os.PathLike[str] | Storage
+    directory: PathLike | Storage
     every_steps: int | None = None
     every_secs: float | None = None
     keep_last: int = 2
@@ -58,9 +57,7 @@ class FastTier:
     @property
     def storage(self) -> Storage:
         """The directory as a storage."""
-        if isinstance(self.directory, str | os.PathLike):
-            return open_storage(self.directory)
-        return self.directory
+        return storage_of(self.directory)
 
     @property
     def policy(self) -> SavePolicy:

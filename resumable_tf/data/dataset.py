@@ -29,6 +29,7 @@ from resumable_tf.data.order import (
 )
 from resumable_tf.data.record_files import RecordSet, RowLayout, SplitInfo
 from resumable_tf.errors import UsageError
+from resumable_tf.storage import PathLike
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class RecordDataset:
 
     @classmethod
     def open(
-        cls, directory: str, *, global_batch_size: int, seed: int
+        cls, directory: PathLike, *, global_batch_size: int, seed: int
     ) -> RecordDataset:
         """Opens a prepared record set and checks that its files are whole.
 

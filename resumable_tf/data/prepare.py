@@ -45,7 +45,7 @@ from resumable_tf.errors import (
     UsageError,
     without_secrets,
 )
-from resumable_tf.storage import open_storage
+from resumable_tf.storage import PathLike, open_storage, path_text
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class PrepareSettings:
 
 
 def prepare_records(
-    source: str, directory: str, *, settings: PrepareSettings
+    source: PathLike, directory: PathLike, *, settings: PrepareSettings
 ) -> RecordSet:
     """Returns the record set in `directory`, making it first if there is none.
 
@@ -105,6 +105,7 @@ def prepare_records(
         DataMismatchError: If `directory` holds a set of another source or settings.
         UsageError: If `source` or a setting can't work.
     """
+    source, directory = path_text(source), path_text(directory)
     if open_storage(directory).exists(RECORDS_FILE):
         records = RecordSet.open(directory)
         _check_same(records, source, settings)

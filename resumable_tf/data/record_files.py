@@ -25,7 +25,7 @@ import tensorflow as tf
 from resumable_tf.data.packing import FIELDS
 from resumable_tf.data.tokenizer import Tokenizer
 from resumable_tf.errors import DataFormatError, UnsafeFileError
-from resumable_tf.storage import open_storage
+from resumable_tf.storage import PathLike, open_storage, path_text
 from resumable_tf.storage.schema import (
     COUNT,
     CRC32C,
@@ -219,7 +219,7 @@ class RecordSet:
         return json.dumps(content, indent=2).encode() + b"\n"
 
     @classmethod
-    def open(cls, directory: str, *, verify: bool = False) -> RecordSet:
+    def open(cls, directory: PathLike, *, verify: bool = False) -> RecordSet:
         """Reads `records.json` and checks the files it names.
 
         Args:
@@ -230,6 +230,7 @@ class RecordSet:
             DataFormatError: If there is none, or a file is missing, has another
                 size or another checksum.
         """
+        directory = path_text(directory)
         path = join_path(directory, RECORDS_FILE)
         try:
             content = _read_info(directory)
@@ -332,6 +333,9 @@ def join_path(directory: str, name: str) -> str:
 
 def read_bytes(path: str) -> bytes:
     """Returns a file's content; `path` is local or a URL."""
+    if "://" not in path:  # fsspec takes "::" in a name for a chain of URLs.
+        with open(path, "rb") as file:
+            return file.read()
     with fsspec.open(path, "rb") as file:
         content: bytes = file.read()
         return content

@@ -41,6 +41,7 @@ from resumable_tf.serving.export_directory import (
     new_version,
 )
 from resumable_tf.serving.servable import Servable, ServableSettings
+from resumable_tf.storage import PathLike
 
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "resumable-tf")
 
@@ -48,7 +49,7 @@ _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "resumable-tf")
 def export_translator(
     model: Any,
     tokenizer_model: bytes,
-    directory: str,
+    directory: PathLike,
     *,
     beam_size: int = 4,
     alpha: float = 0.6,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resumable_tf.errors import DataFormatError, UsageError
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import PathLike, Storage, open_storage
 
 MAX_BEAM_SIZE = 64
 """More would cost memory that whoever sends a text could use up."""
@@ -50,7 +50,7 @@ class ExportInfo:
         return os.path.basename(self.path)
 
 
-def find_export(directory: str) -> ExportInfo:
+def find_export(directory: PathLike) -> ExportInfo:
     """Returns the export in `directory`, or the newest of those below it.
 
     Args:
@@ -84,7 +84,7 @@ def list_versions(storage: Storage, prefix: str = "") -> list[int]:
 
 
 @contextlib.contextmanager
-def new_version(directory: str) -> Iterator[Publication]:
+def new_version(directory: PathLike) -> Iterator[Publication]:
     """Yields a local directory to fill, and publishes it as the next version.
 
     Nothing is left of it if the block fails.

@@ -21,7 +21,7 @@ from resumable_tf.serving.export_directory import (
     list_versions,
 )
 from resumable_tf.serving.run_loader import load_run
-from resumable_tf.storage import open_storage
+from resumable_tf.storage import PathLike, open_storage, path_text
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class ExportedRun:
 
 
 def export_run(
-    run_dir: str,
+    run_dir: PathLike,
     *,
     build_model: Callable[[Mapping[str, Any]], Any],
     step: int | None = None,
     beam: int = 4,
-    records: str | None = None,
-    directory: str | None = None,
+    records: PathLike | None = None,
+    directory: PathLike | None = None,
 ) -> ExportedRun:
     """Writes `<run_dir>/export/<version>` from a committed checkpoint.
 
@@ -82,6 +82,7 @@ def export_run(
         NoCheckpointError: If there is no checkpoint.
         UsageError: If there is no run, or `beam` is below 1.
     """
+    run_dir = path_text(run_dir)
     run = load_run(run_dir)
     model = build_model(run.config["model"])
     checkpoint = run.restore_model(model, step=step)
@@ -100,7 +101,7 @@ def export_run(
     return ExportedRun(info, checkpoint, is_new=True)
 
 
-def _newest(directory: str) -> ExportInfo | None:
+def _newest(directory: PathLike) -> ExportInfo | None:
     if not list_versions(open_storage(directory)):
         return None
     return find_export(directory)

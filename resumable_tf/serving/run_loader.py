@@ -28,7 +28,7 @@ from resumable_tf.errors import (
     UsageError,
 )
 from resumable_tf.state.one_object import restore_object
-from resumable_tf.storage import Storage, open_storage
+from resumable_tf.storage import PathLike, Storage, open_storage, path_text
 from resumable_tf.storage.strict_json import shown
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Run:
     fingerprint: str
 
     def open_records(
-        self, info: CheckpointInfo, directory: str | None = None
+        self, info: CheckpointInfo, directory: PathLike | None = None
     ) -> RecordSet:
         """Opens the records that it is trained on.
 
@@ -157,7 +157,7 @@ class Run:
         return info
 
 
-def load_run(directory: str) -> Run:
+def load_run(directory: PathLike) -> Run:
     """Opens a run directory to read from it.
 
     Args:
@@ -167,6 +167,7 @@ def load_run(directory: str) -> Run:
         CheckpointCorruptError: If its run.json can't be read.
         UsageError: If it is no run directory.
     """
+    directory = path_text(directory)
     storage = open_storage(directory)
     found = read_run(storage)
     if found is None:

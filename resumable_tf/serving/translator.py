@@ -21,6 +21,8 @@ from resumable_tf.serving.export_directory import (
     ExportInfo,
     find_export,
 )
+from resumable_tf.storage import PathLike
+from resumable_tf.storage.literal_path import literal_path
 
 _BATCH_SIZE = 64
 
@@ -62,7 +64,7 @@ class Translator:
         self._loaded = loaded
 
     @classmethod
-    def load(cls, directory: str, *, beam: int | None = None) -> Translator:
+    def load(cls, directory: PathLike, *, beam: int | None = None) -> Translator:
         """Loads an export.
 
         Args:
@@ -78,7 +80,7 @@ class Translator:
             raise UsageError(f"--beam {beam}: use 1 to {MAX_BEAM_SIZE}.")
         info = find_export(directory)
         try:
-            loaded = tf.saved_model.load(info.path)
+            loaded = _load(info.path)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise DataFormatError(
                 f"{info.path}: the exported model can't be loaded: {error}\n"
@@ -144,3 +146,11 @@ def _as_list(lines: Iterable[str]) -> list[str]:
         if not isinstance(line, str):
             raise TypeError(f"line {index} must be a str, not {type(line).__name__}")
     return [str(line) for line in found]
+
+
+def _load(path: str) -> Any:
+    """Returns the SavedModel in a directory of any name, or at a URL."""
+    if "://" in path:
+        return tf.saved_model.load(path)
+    with literal_path(path) as directory:
+        return tf.saved_model.load(directory)

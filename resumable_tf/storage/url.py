@@ -2,6 +2,7 @@
 
     open_storage("runs/tiny")          # LocalStorage
     open_storage("gs://bucket/run")    # ObjectStorage through gcsfs
+    path_text(Path("runs/tiny"))       # "runs/tiny"
 
 Opening reads and writes nothing.
 """
@@ -9,6 +10,7 @@ Opening reads and writes nothing.
 from __future__ import annotations
 
 import os
+import re
 
 import fsspec
 
@@ -17,8 +19,41 @@ from resumable_tf.storage.local import LocalStorage
 from resumable_tf.storage.object_store import ObjectStorage
 from resumable_tf.storage.protocol import Storage
 
+PathLike = str | os.PathLike[str]
+"""What a user may give as a directory or file; URLs only as a `str`."""
+_BROKEN_URL = re.compile(r"(gs|gcs|s3|s3a|abfs|abfss|az|hdfs|memory|https?|file):/[^/]")
+"""What `pathlib.Path` makes of a URL."""
 
-def open_storage(url: str | os.PathLike[str]) -> Storage:
+
+def path_text(path: PathLike) -> str:
+    """Returns a path or URL as text; "~" stands for the home directory.
+
+    Raises:
+        UsageError: If it is bytes, or a `Path` that was made of a URL.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise UsageError(f"{path!r} is bytes; give text: os.fsdecode({path!r})")
+    if not isinstance(path, str) and _BROKEN_URL.match(text):
+        raise UsageError(
+            f"{path!r} was made of a URL, which a Path can't hold: it drops a slash; "
+            f'pass the URL as a str: "{text.replace(":/", "://", 1)}"'
+        )
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def storage_of(place: PathLike | Storage) -> Storage:
+    """Returns the storage for a path or URL, and a storage as it is.
+
+    Raises:
+        UsageError: If it is a path or URL that `open_storage` refuses.
+    """
+    if isinstance(place, str | bytes | os.PathLike):
+        return open_storage(place)
+    return place
+
+
+def open_storage(url: PathLike) -> Storage:
     """Returns the storage for a path or URL; reads and writes nothing.
 
     Args:
@@ -29,13 +64,13 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
 
     Raises:
         UsageError: If `url` is empty, or of a kind that is not known or whose package
-            is not installed.
+            is not installed, or a `Path` made of a URL.
 
     Example:
         >>> open_storage("memory://run").root
         'memory://run'
     """
-    text = os.fspath(url)
+    text = path_text(url)
     if not text:
         raise UsageError("the run directory is empty; give a path or a gs:// URL")
     if text.startswith("file://"):

@@ -17,6 +17,7 @@ from models import Recipe, TransformerConfig, preset
 from resumable_tf.checkpoint.fast_tier import FastTier
 from resumable_tf.checkpoint.options import OnStorageError, SaveOptions
 from resumable_tf.errors import UsageError
+from resumable_tf.storage import path_text
 from resumable_tf.tpu.machine import TpuSettings, settings_from
 from resumable_tf.training.grace import GRACE_SECS
 
@@ -104,6 +105,10 @@ class TrainConfig:
         Raises:
             UsageError: If one can't work; it names the flag.
         """
+        for name in ("run_dir", "data", "records", "fast_dir"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, path_text(value))
         if not self.run_dir:
             raise UsageError("--run-dir is empty; name a directory or a URL.")
         for name in (

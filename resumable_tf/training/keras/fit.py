@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from resumable_tf.storage import PathLike
 from resumable_tf.training.keras.resume_callback import ResumeCallback
 
 
@@ -16,7 +17,7 @@ def fit(
     x: Any = None,
     y: Any = None,
     *,
-    run_dir: str,
+    run_dir: PathLike,
     callbacks: Sequence[Any] = (),
     resume: dict[str, Any] | None = None,
     **arguments: Any,
@@ -27,7 +28,7 @@ def fit(
         model: A compiled model.
         x: As for `model.fit`.
         y: As for `model.fit`.
-        run_dir: A path or URL; one for each `fit` of a program.
+        run_dir: A path (also a `pathlib.Path`) or URL; one for each `fit` of a program.
         callbacks: Further callbacks.
         resume: Further arguments of `ResumeCallback`, such as `save_every_steps`.
         **arguments: Further arguments of `model.fit`.

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from resumable_tf.checkpoint import SaveOptions
 from resumable_tf.errors import UsageError
+from resumable_tf.storage import PathLike, path_text
 from resumable_tf.training.keras.fit_call import find_fit_call
 from resumable_tf.training.keras.fit_session import FitSession
 from resumable_tf.training.keras.save_settings import SaveSettings
@@ -112,7 +113,7 @@ class ResumeCallback(Hooks):
 
     def __init__(
         self,
-        run_dir: str,
+        run_dir: PathLike,
         *,
         save_every_steps: int | Literal["auto"] | None = None,
         save_every_secs: float | None = None,
@@ -140,10 +141,11 @@ class ResumeCallback(Hooks):
                 `verbose` of `fit` is.
 
         Raises:
+            UsageError: If the run directory is bytes, or a `Path` made of a URL.
             ValueError: If a period or number is not positive.
         """
         self._settings = SaveSettings(
-            run_dir=run_dir,
+            run_dir=path_text(run_dir),
             every_steps=save_every_steps,
             every_secs=save_every_secs,
             keep_last=keep_last,
