@@ -69,13 +69,17 @@ def replayed_because(parts: Parts, *, trusts_random: bool = False) -> list[str]:
         stateful = list(_stateful(function, place))
         reasons += stateful
         is_drawn = any(reason != _SHUFFLE_INSIDE for reason in stateful)
-        if is_drawn and _is_parallel(dataset) and not is_op_determinism_enabled():
+        is_loose = is_drawn and not is_op_determinism_enabled()
+        if is_loose and (_is_parallel(dataset) or _runs_in_parallel(function)):
             raise StateError(
                 f"{place}: random numbers or variables in a function that runs in "
                 "parallel are drawn in another order each time, with or without an "
-                "interruption. Call tf.config.experimental.enable_op_determinism() at "
-                "the beginning, leave num_parallel_calls out of this map, or make the "
-                "layers part of the model"
+                "interruption. Leave num_parallel_calls out of this map; or make the "
+                "layers part of the model; or draw with tf.image.stateless_random_* "
+                "and tf.random.stateless_* by the element's number (dataset."
+                "enumerate()); or call tf.keras.utils.set_random_seed(n) and "
+                "tf.config.experimental.enable_op_determinism() at the beginning, with "
+                "which TensorFlow runs this map, and much else, one by one"
             )
     _check_sources(parts, reasons)
     return reasons
@@ -129,6 +133,11 @@ def _is_harmless(op: str) -> bool:
 
 def _is_parallel(dataset: Any) -> bool:
     return kind_of(type(dataset).__name__) in _PARALLEL
+
+
+def _runs_in_parallel(function: Any) -> bool:
+    """Returns whether a function makes a dataset that calls others in parallel."""
+    return any(kind_of(node.op) in _PARALLEL for node, _ in nodes_of(function))
 
 
 def _check_order(parts: Parts) -> None:

@@ -19,7 +19,11 @@ number of batches to read again.
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 from resumable_tf.data.exactness import changes_variables, replayed_because
 from resumable_tf.data.iterator_state import read_iterator, write_iterator
@@ -60,6 +64,7 @@ class Pipeline:
         """
         self._parts, self.reasons = Parts(), [is_replayed_by or ""]
         self._ignores_stateful = trusts_random
+        self._is_endless = int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
         if is_replayed_by is None:
             self._parts = find_parts(dataset)
             self.reasons = replayed_because(self._parts, trusts_random=trusts_random)
@@ -118,14 +123,29 @@ class Pipeline:
             write_iterator(iterator, position["state"])
             self._seed_counts.write(position["counts"])
         elif position["num_read"]:
+            self._read_again(iterator, position["num_read"])
+        self._assign(position["variables"])
+
+    def _read_again(self, iterator: Any, num_read: int) -> None:
+        """Reads what was consumed, and says how much that is."""
+        because = ", ".join(self.reasons) or "prefetch"
+        if self._is_endless:
+            # May take as long as the training did, in silence.
+            _log.warning(
+                "reading all %d batches since the start of training again, and more at "
+                "each later resume: repeat() makes one epoch of it all, and TensorFlow "
+                "can't put its position back exactly (%s). Leave repeat() out, so that "
+                "a resume reads one epoch again at most",
+                *(num_read, because),
+            )
+        else:
             _log.info(
                 "reading %d batches of this epoch again, since TensorFlow can't put "
                 "its position back exactly (%s)",
-                *(position["num_read"], ", ".join(self.reasons) or "prefetch"),
+                *(num_read, because),
             )
-            for _ in range(position["num_read"]):
-                next(iterator, None)
-        self._assign(position["variables"])
+        for _ in range(num_read):
+            next(iterator, None)
 
     @property
     def _seed_counts(self) -> SeedCounts:
@@ -140,3 +160,27 @@ class Pipeline:
         if values:
             for variable, value in zip(self._parts.variables, values, strict=True):
                 variable.assign(value)
+
+
+def is_position(record: Any) -> bool:
+    """Returns whether a value has the form of what `position` returns.
+
+    Args:
+        record: What was read from a checkpoint.
+    """
+    keys = {"start", "state", "num_read", "variables"}
+    if type(record) is not dict or record.keys() - {"counts"} != keys:
+        return False
+    start = record["start"]
+    if type(start) is not dict or start.keys() != {"counts", "variables"}:
+        return False
+    counts = [start["counts"], record.get("counts", []), [record["num_read"]]]
+    values = [start["variables"], record["variables"]]
+    if not all(type(found) is list for found in (*counts, *values)):
+        return False
+    return (
+        all(type(item) is int and item >= 0 for item in chain(*counts))
+        and all(isinstance(item, (np.ndarray, np.generic)) for item in chain(*values))
+        and type(record["state"]) is bytes
+        and ("counts" in record) == bool(record["state"])
+    )

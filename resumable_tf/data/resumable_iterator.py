@@ -21,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from resumable_tf.data.dataset_form import describe_dataset
-from resumable_tf.data.pipeline import Pipeline, Record
+from resumable_tf.data.pipeline import Pipeline, Record, is_position
 from resumable_tf.errors import StateError
 from resumable_tf.state.python_state import damaged, decode_part
 from resumable_tf.state.python_values import encode
@@ -163,11 +163,12 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
 def _is_record(record: Any) -> bool:
     """Returns whether a decoded value is what `serialize` writes."""
-    numbers = ("epoch", "batch", "skip")
-    if type(record) is not dict or record.keys() != {*numbers, "position"}:
+    if type(record) is not dict or record.keys() != {"epoch", "batch", "position"}:
         return False
-    if not all(type(record[name]) is int and record[name] >= 0 for name in numbers):
+    if not all(_is_count(record[name]) for name in ("epoch", "batch")):
         return False
-    position = record["position"]
-    is_list = type(position) is list and all(type(item) is bytes for item in position)
-    return is_list and record["skip"] <= record["batch"]
+    return record["position"] == {} or is_position(record["position"])
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

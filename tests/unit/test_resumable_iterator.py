@@ -145,7 +145,7 @@ class TestWatchedSteps:
         def step() -> None:
             weight.assign_add(generator.uniform([]))
 
-        state = rtf.TrainState(weight=weight, generator=generator)
+        state = rtf.TrainState(weight=weight, generator=generator, global_random=False)
         state.watch(step)
         step()
         assert len(state.capture().leaves()) == 2
