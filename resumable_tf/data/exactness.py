@@ -180,6 +180,23 @@ def _check_sources(parts: Parts, reasons: list[str]) -> None:
             )
         if kind == "cache":
             _check_cache(dataset)
+        if kind == "variant":
+            _check_variant(dataset)
+
+
+def _check_variant(dataset: Any) -> None:
+    """Refuses a dataset made of a variant, which hides what it reads from.
+
+    Raises:
+        StateError: If that is more than the numbers of `enumerate`.
+    """
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    kinds = {node.op for node in graph.node if "Dataset" in node.op}
+    if kinds != {"RangeDataset"}:
+        raise StateError(
+            f"from_variant() hides {', '.join(sorted(kinds))}, whose seeds and state "
+            "can't be followed; use the tf.data.Dataset that the variant was made of"
+        )
 
 
 def _check_cache(cache: Any) -> None:
