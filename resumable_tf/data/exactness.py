@@ -188,14 +188,16 @@ def _check_variant(dataset: Any) -> None:
     """Refuses a dataset made of a variant, which hides what it reads from.
 
     Raises:
-        StateError: If that is more than the numbers of `enumerate`.
+        StateError: If that may have seeds or a state.
     """
     graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
     kinds = {node.op for node in graph.node if "Dataset" in node.op}
-    if kinds != {"RangeDataset"}:
+    found = {kind_of(kind) for kind in kinds}
+    if "shuffle" in found or found - PROVEN or graph.library.function:
         raise StateError(
-            f"from_variant() hides {', '.join(sorted(kinds))}, whose seeds and state "
-            "can't be followed; use the tf.data.Dataset that the variant was made of"
+            f"from_variant() or choose_from_datasets() hides {', '.join(sorted(kinds))}"
+            ", whose seeds and state can't be followed; use the tf.data.Dataset that "
+            "the variant was made of, and choose by one without shuffle() or functions"
         )
 
 
