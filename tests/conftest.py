@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 import proof_part
@@ -59,6 +60,16 @@ def fake_gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGcs]:
     with FakeGcs() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         yield server
+
+
+@pytest.fixture(autouse=True)
+def without_op_determinism() -> Iterator[None]:
+    """Takes back what a test has asked of TensorFlow for the whole process."""
+    yield
+    if "tensorflow" in sys.modules:
+        config = sys.modules["tensorflow.python.framework.config"]
+        if config.is_op_determinism_enabled():
+            config.disable_op_determinism()
 
 
 def pytest_sessionfinish() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from resumable_tf.checkpoint.lineage import MayChange
 from resumable_tf.checkpoint.manifest import Manifest, TensorSpec, normalize_json
+from resumable_tf.checkpoint.other_seeds import other_seeds
 from resumable_tf.checkpoint.run_config import CHANGE_ADVICE
 from resumable_tf.errors import CheckpointMismatchError, DataMismatchError
 from resumable_tf.state.inventory import Entry
@@ -144,6 +145,13 @@ def check_data(
         may = differing == [_SIZE] and may_change(manifest.step, sizes[0], sizes[1])
         if may or not differing:
             return
+    if differing == ["pipeline"]:
+        lines = other_seeds(saved.get("pipeline", ()), live.get("pipeline", ()))
+        if lines:
+            first = f"cannot resume from step {manifest.step}: the data has other seeds"
+            message = "\n".join([f"{first} than it was saved with.", *lines])
+            message += ", or start a new run directory."
+            raise DataMismatchError(message, saved=saved, now=live)
     message = (
         f"cannot resume from step {manifest.step}: "
         "the dataset is not the one it was saved with.\n"

@@ -69,13 +69,17 @@ def replayed_because(parts: Parts, *, trusts_random: bool = False) -> list[str]:
         stateful = list(_stateful(function, place))
         reasons += stateful
         is_drawn = any(reason != _SHUFFLE_INSIDE for reason in stateful)
-        if is_drawn and _is_parallel(dataset) and not is_op_determinism_enabled():
+        is_loose = is_drawn and not is_op_determinism_enabled()
+        if is_loose and (_is_parallel(dataset) or _runs_in_parallel(function)):
             raise StateError(
                 f"{place}: random numbers or variables in a function that runs in "
                 "parallel are drawn in another order each time, with or without an "
-                "interruption. Call tf.config.experimental.enable_op_determinism() at "
-                "the beginning, leave num_parallel_calls out of this map, or make the "
-                "layers part of the model"
+                "interruption. Leave num_parallel_calls out of this map; or make the "
+                "layers part of the model; or draw with tf.image.stateless_random_* "
+                "and tf.random.stateless_* by the element's number (dataset."
+                "enumerate()); or call tf.keras.utils.set_random_seed(n) and "
+                "tf.config.experimental.enable_op_determinism() at the beginning, with "
+                "which TensorFlow runs this map, and much else, one by one"
             )
     _check_sources(parts, reasons)
     return reasons
@@ -131,6 +135,11 @@ def _is_parallel(dataset: Any) -> bool:
     return kind_of(type(dataset).__name__) in _PARALLEL
 
 
+def _runs_in_parallel(function: Any) -> bool:
+    """Returns whether a function makes a dataset that calls others in parallel."""
+    return any(kind_of(node.op) in _PARALLEL for node, _ in nodes_of(function))
+
+
 def _check_order(parts: Parts) -> None:
     """Refuses what gives elements in an order that nobody determines.
 
@@ -171,6 +180,25 @@ def _check_sources(parts: Parts, reasons: list[str]) -> None:
             )
         if kind == "cache":
             _check_cache(dataset)
+        if kind == "variant":
+            _check_variant(dataset)
+
+
+def _check_variant(dataset: Any) -> None:
+    """Refuses a dataset made of a variant, which hides what it reads from.
+
+    Raises:
+        StateError: If that may have seeds or a state.
+    """
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    kinds = {node.op for node in graph.node if "Dataset" in node.op}
+    found = {kind_of(kind) for kind in kinds}
+    if "shuffle" in found or found - PROVEN or graph.library.function:
+        raise StateError(
+            f"from_variant() or choose_from_datasets() hides {', '.join(sorted(kinds))}"
+            ", whose seeds and state can't be followed; use the tf.data.Dataset that "
+            "the variant was made of, and choose by one without shuffle() or functions"
+        )
 
 
 def _check_cache(cache: Any) -> None:

@@ -19,9 +19,11 @@ number of batches to read again.
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from resumable_tf.data.exactness import changes_variables, replayed_because
 from resumable_tf.data.iterator_state import read_iterator, write_iterator
@@ -62,6 +64,7 @@ class Pipeline:
         """
         self._parts, self.reasons = Parts(), [is_replayed_by or ""]
         self._ignores_stateful = trusts_random
+        self._is_endless = int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
         if is_replayed_by is None:
             self._parts = find_parts(dataset)
             self.reasons = replayed_because(self._parts, trusts_random=trusts_random)
@@ -120,14 +123,29 @@ class Pipeline:
             write_iterator(iterator, position["state"])
             self._seed_counts.write(position["counts"])
         elif position["num_read"]:
+            self._read_again(iterator, position["num_read"])
+        self._assign(position["variables"])
+
+    def _read_again(self, iterator: Any, num_read: int) -> None:
+        """Reads what was consumed, and says how much that is."""
+        because = ", ".join(self.reasons) or "prefetch"
+        if self._is_endless:
+            # May take as long as the training did, in silence.
+            _log.warning(
+                "reading all %d batches since the start of training again, and more at "
+                "each later resume: repeat() makes one epoch of it all, and TensorFlow "
+                "can't put its position back exactly (%s). Leave repeat() out, so that "
+                "a resume reads one epoch again at most",
+                *(num_read, because),
+            )
+        else:
             _log.info(
                 "reading %d batches of this epoch again, since TensorFlow can't put "
                 "its position back exactly (%s)",
-                *(position["num_read"], ", ".join(self.reasons) or "prefetch"),
+                *(num_read, because),
             )
-            for _ in range(position["num_read"]):
-                next(iterator, None)
-        self._assign(position["variables"])
+        for _ in range(num_read):
+            next(iterator, None)
 
     @property
     def _seed_counts(self) -> SeedCounts:
@@ -144,36 +162,25 @@ class Pipeline:
                 variable.assign(value)
 
 
-def is_position(value: Any) -> bool:
-    """Returns whether a decoded value is what `Pipeline.position` returns.
+def is_position(record: Any) -> bool:
+    """Returns whether a value has the form of what `position` returns.
 
     Args:
-        value: Anything that was read from a file.
+        record: What was read from a checkpoint.
     """
-    names = {"start", "state", "num_read", "variables"}
-    if type(value) is not dict or not names <= value.keys() <= {*names, "counts"}:
+    keys = {"start", "state", "num_read", "variables"}
+    if type(record) is not dict or record.keys() - {"counts"} != keys:
         return False
-    start, state = value["start"], value["state"]
+    start = record["start"]
     if type(start) is not dict or start.keys() != {"counts", "variables"}:
         return False
-    counts = [start["counts"], *([value["counts"]] if "counts" in value else [])]
+    counts = [start["counts"], record.get("counts", []), [record["num_read"]]]
+    values = [start["variables"], record["variables"]]
+    if not all(type(found) is list for found in (*counts, *values)):
+        return False
     return (
-        type(state) is bytes
-        and bool(state) == ("counts" in value)
-        and type(value["num_read"]) is int
-        and value["num_read"] >= 0
-        and all(map(_are_counts, counts))
-        and all(map(_are_values, (start["variables"], value["variables"])))
-    )
-
-
-def _are_counts(value: Any) -> bool:
-    return type(value) is list and all(
-        type(count) is int and 0 <= count < 1 << 63 for count in value
-    )
-
-
-def _are_values(value: Any) -> bool:
-    return type(value) is list and all(
-        isinstance(item, (np.ndarray, np.generic)) for item in value
+        all(type(item) is int and item >= 0 for item in chain(*counts))
+        and all(isinstance(item, (np.ndarray, np.generic)) for item in chain(*values))
+        and type(record["state"]) is bytes
+        and ("counts" in record) == bool(record["state"])
     )

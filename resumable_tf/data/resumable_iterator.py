@@ -163,12 +163,12 @@ class ResumableIterator(tf.train.experimental.PythonState):  # type: ignore[misc
 
 def _is_record(record: Any) -> bool:
     """Returns whether a decoded value is what `serialize` writes."""
-    numbers = ("epoch", "batch")
-    if type(record) is not dict or record.keys() != {*numbers, "position"}:
+    if type(record) is not dict or record.keys() != {"epoch", "batch", "position"}:
         return False
-    if not all(type(record[name]) is int and record[name] >= 0 for name in numbers):
+    if not all(_is_count(record[name]) for name in ("epoch", "batch")):
         return False
-    position = record["position"]
-    if position == {} and type(position) is dict:
-        return True
-    return is_position(position) and bool(position["num_read"] == record["batch"])
+    return record["position"] == {} or is_position(record["position"])
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

@@ -68,7 +68,27 @@ STEPS: dict[str, Step] = {
     ).unbatch(),
     "ignore_errors": lambda d, s: d.ignore_errors(),
     "padded": lambda d, s: d.padded_batch(2).unbatch(),
+    "batch in parallel": lambda d, s: d.batch(3, num_parallel_calls=2).flat_map(
+        tf.data.Dataset.from_tensor_slices
+    ),
+    "options": lambda d, s: d.with_options(one_thread()),
+    "ragged": lambda d, s: (
+        d.map(lambda i: tf.range(i % 3))
+        .ragged_batch(2)
+        .map(lambda rows: tf.reduce_sum(rows.to_tensor()) + rows.nrows())
+    ),
+    "bucketed": lambda d, s: d.bucket_by_sequence_length(
+        lambda i: tf.cast(i % 5, tf.int32), [2, 4], [2, 2, 2]
+    ).unbatch(),
 }
+
+
+def one_thread() -> Any:
+    """Returns options of a pipeline that change nothing in its elements."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.deterministic = True
+    return options
 
 
 def composed(names: tuple[str, ...]) -> Any:

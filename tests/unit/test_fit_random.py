@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import resumable_tf as rtf
+from resumable_tf.training.keras.one_fit import forget_completed
 
 keras = tf.keras
 
@@ -28,6 +29,7 @@ class Draws(keras.callbacks.Callback):
 
 
 def fitted(run_dir: Path, *, seed: int, epochs: int) -> tuple[list[float], float]:
+    forget_completed()
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -124,7 +124,7 @@ def test_an_error_that_is_no_deletion_stays_what_it_is(
     save_steps(tmp_path, 1)
     unreadable(monkeypatch, tmp_path, 1, errno.EACCES)
     with pytest.raises(
-        CheckpointCorruptError, match="left in place.*Permission denied"
+        CheckpointCorruptError, match=r"left in place.*Permission denied"
     ):
         Checkpointer(str(tmp_path)).restore(small_state())
 

@@ -194,7 +194,7 @@ def test_damage_in_the_fast_tier_alone_does_not_begin_the_run_anew(
     """Killed before the first copy; a supervisor starts again and again."""
     here.train(2, every_steps=100)
     damage(here.fast_dir)
-    place = f"left in place in {here.fast_dir}/checkpoints. Mend"
+    place = f"left in place in {here.fast_dir}/checkpoints. "
     with pytest.raises(CheckpointCorruptError, match=place):
         here.restored()
     place = f"{here.run_dir}/checkpoints can be read.* are moved to {here.fast_dir}/"

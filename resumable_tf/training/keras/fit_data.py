@@ -78,6 +78,7 @@ class FitData:
         self._is_live = False
         self._resumed: tuple[Record, int] | None = None
         self._initial_epoch: int | None = None
+        self._drawn: Record | None = None
         self._on_first_batch: Callable[[], None] = lambda: None
         self._source = AttributeTracker(
             _source_of(adapter), name=self.adapter, ignored=_LIBRARY_ATTRIBUTES
@@ -237,11 +238,14 @@ class FitData:
     def _before_epoch(self) -> None:
         """Notes or puts back what an epoch's batches depend on, before its iterator."""
         if self._resumed is not None:
-            source = self._resumed[0]["source"]
-            if self.uses_replay:
-                set_global_random(source["random"])
-            self._source.apply(source["attributes"])
-            self._before = source
+            record, done = self._resumed
+            self._source.apply(record["source"]["attributes"])
+            # At an epoch's beginning callbacks have drawn as they did before.
+            is_underway = bool(done or record["is_live"])
+            self._before = record["source"] if is_underway else self._source_state()
+            if self.uses_replay and is_underway:
+                self._drawn = global_random()
+                set_global_random(record["source"]["random"])
         elif not self._is_live:
             self._before = self._source_state()
 
@@ -269,6 +273,8 @@ class FitData:
         if self._is_keras_3:
             self._loop._steps_seen = record["seen"] + self._loop.steps_per_execution
         self._pipeline.move(iterator, record["position"])
+        if self._drawn is not None:
+            set_global_random(self._drawn)
         self._consumed += record["position"]["num_read"]
 
 

@@ -158,6 +158,11 @@ class FitSession:
         self._epoch_start = self._state.step - done
         self.restore_callbacks()
 
+    def put_back_random(self) -> None:
+        """Undoes what callbacks have drawn at the beginning of a resumed training."""
+        if self._restored is not None:
+            set_global_random(self._restored["random"])
+
     def restore_callbacks(self) -> None:
         """Follows the callbacks from now on, and puts back what they had, once."""
         if self._callbacks is not None:

@@ -180,6 +180,7 @@ class ResumeCallback(Hooks):
             session.begin()
             for callback in following:
                 callback.on_train_begin(logs)
+            session.put_back_random()
         except BaseException as error:
             session.abandon(error)
             raise

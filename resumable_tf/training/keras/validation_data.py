@@ -17,6 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from resumable_tf.checkpoint.other_seeds import other_seeds
 from resumable_tf.data.dataset_form import describe_dataset, draws_underway
 from resumable_tf.errors import DataMismatchError, StateError
 from resumable_tf.training.keras.fit_call import FitCall
@@ -68,9 +69,7 @@ class ValidationData:
         saved = record.get("pipeline", [])
         if saved and saved != self._pipeline:
             raise DataMismatchError(
-                "cannot resume: the validation dataset is not the one it was saved "
-                f"with.\n  checkpoint: {saved}\n  now:        {self._pipeline}\n"
-                "Use the pipeline that it was saved with, or start a new run directory",
+                _other_pipeline(saved, self._pipeline),
                 saved={"pipeline": saved},
                 now={"pipeline": self._pipeline},
             )
@@ -128,6 +127,20 @@ class ValidationData:
             if self._is_read and iterators:
                 _read(iterators[used], self._record["num_batches"])
             counted.made.append(made)
+
+
+def _other_pipeline(saved: list[Any], now: list[Any]) -> str:
+    """Returns what to say of two pipelines that are not equal."""
+    lines = other_seeds(saved, now)
+    if lines:
+        first = "cannot resume: the validation data has other seeds"
+        lines = [f"{first} than it was saved with.", *lines]
+        return "\n".join(lines) + ", or start a new run directory"
+    return (
+        "cannot resume: the validation dataset is not the one it was saved "
+        f"with.\n  checkpoint: {saved}\n  now:        {now}\n"
+        "Use the pipeline that it was saved with, or start a new run directory"
+    )
 
 
 class _Counted:
