@@ -278,7 +278,8 @@ def write_manifest(
     endings = ("data-00000-of-00001", "index")
     names = [f"{bundle_name(draft.step)}.{ending}" for ending in endings]
     files = tuple(FileRecord(name, 0, hex_crc32c(0)) for name in names)
-    draft = dataclasses.replace(draft, files=files)
+    topology = {"num_replicas": 1}
+    draft = dataclasses.replace(draft, files=files, topology=topology)
     storage.create(manifest_name(draft.step), draft.to_bytes())
     return draft
 
