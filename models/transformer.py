@@ -209,11 +209,11 @@ class Transformer(tf.keras.Model):
         Returns:
             float32 [B, T, V].
         """
-        return self.logits(self.decode(batch, self.encode(batch, key), key))
+        return self.logits(self._outputs(batch, key))
 
     def loss_sums(self, batch: Batch, key: DropoutKey | None = None) -> LossSums:
         """Returns the summed losses over the target tokens of `batch`."""
-        outputs = self.decode(batch, self.encode(batch, key), key)
+        outputs = self._outputs(batch, key)
         weights = tf.cast(batch["target_segments"] > 0, tf.float32)
         smoothed, plain = projected_cross_entropy(
             tf.reshape(outputs, [-1, self.config.model_dim]),
@@ -226,7 +226,35 @@ class Transformer(tf.keras.Model):
 
     def encode(self, batch: Batch, key: DropoutKey | None = None) -> tf.Tensor:
         """Returns the encoder's output [B, S, D]."""
-        x = self._embed(batch["source"], batch["source_positions"])
+        return self._encode(
+            self._embed(batch["source"], batch["source_positions"]), batch, key
+        )
+
+    def decode(
+        self, batch: Batch, memory: tf.Tensor, key: DropoutKey | None = None
+    ) -> tf.Tensor:
+        """Returns the decoder's output [B, T, D] under teacher forcing."""
+        x = self._embed(_shifted_target(batch), batch["target_positions"])
+        return self._decode(x, memory, batch, key)
+
+    def _outputs(self, batch: Batch, key: DropoutKey | None) -> tf.Tensor:
+        """Returns the decoder's output [B, T, D], embedding both sides at once.
+
+        Two lookups and the logits would leave three gradients of the embedding to
+        TensorFlow's AddN, which begins with whichever buffer it may overwrite: the
+        order, and so the last bits, would depend on what else still holds one (seen
+        with hosts that send tensors to each other). A sum of two has one order.
+        """
+        num_source = batch["source"].shape[1]
+        ids = tf.concat([batch["source"], _shifted_target(batch)], axis=1)
+        positions = tf.concat(
+            [batch["source_positions"], batch["target_positions"]], axis=1
+        )
+        x = self._embed(ids, positions)
+        memory = self._encode(x[:, :num_source], batch, key)
+        return self._decode(x[:, num_source:], memory, batch, key)
+
+    def _encode(self, x: tf.Tensor, batch: Batch, key: Any) -> tf.Tensor:
         x = self._embedding_dropout(x, key, side=0)
         segments = batch["source_segments"]
         bias = segment_bias(segments, segments, x.dtype)
@@ -234,16 +262,9 @@ class Transformer(tf.keras.Model):
             x = block(x, bias=bias, key=key)
         return self.encoder_norm(x) if self.config.norm == PRE_NORM else x
 
-    def decode(
-        self, batch: Batch, memory: tf.Tensor, key: DropoutKey | None = None
+    def _decode(
+        self, x: tf.Tensor, memory: tf.Tensor, batch: Batch, key: Any
     ) -> tf.Tensor:
-        """Returns the decoder's output [B, T, D] under teacher forcing."""
-        inputs = tf.where(
-            batch["target_positions"] == 0,
-            BOS_ID,
-            tf.pad(batch["target"][:, :-1], [[0, 0], [1, 0]]),
-        )
-        x = self._embed(inputs, batch["target_positions"])
         x = self._embedding_dropout(x, key, side=1)
         segments = batch["target_segments"]
         biases = (
@@ -313,6 +334,15 @@ class Transformer(tf.keras.Model):
         num_blocks = len(self.encoder_blocks) + len(self.decoder_blocks)
         stream = num_blocks * _STREAMS_PER_BLOCK + side
         return dropout(x, rate=self.config.dropout_rate, key=key, stream=stream)
+
+
+def _shifted_target(batch: Batch) -> tf.Tensor:
+    """Returns the decoder's input [B, T]: the target, one later in each segment."""
+    return tf.where(
+        batch["target_positions"] == 0,
+        BOS_ID,
+        tf.pad(batch["target"][:, :-1], [[0, 0], [1, 0]]),
+    )
 
 
 def _position_encoding(positions: tf.Tensor, dim: int) -> tf.Tensor:
