@@ -24,10 +24,10 @@ def strategy_over_hosts(resolver: Any, settings: Any) -> Any:
     import tensorflow as tf
 
     del resolver, settings
-    # The optimizer makes one AddN of the sums in a replica and the sum over replicas. AddN begins
-    # with whichever of its buffers it may overwrite, and what is being sent to another
-    # host it may not: with three terms and more the order, and so the last bits, would
-    # depend on time. A TPU's replicas reduce within one compiled program.
+    # It would make one AddN of the sums in a replica and the sum over replicas. AddN
+    # begins with whichever of its buffers it may overwrite, and what is being sent to
+    # another host it may not: with three terms and more the order, and so the last
+    # bits, would depend on time. A TPU's replicas reduce within one compiled program.
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     devices = [
         device.name
