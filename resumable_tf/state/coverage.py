@@ -113,7 +113,7 @@ def identities(variables: Iterator[Any]) -> set[int]:
             found.add(id(part))
             # In mixed precision tf_keras wraps the variable that TensorFlow knows.
             # Not by getattr: a distributed variable would first reduce its parts.
-            found.add(id(vars(part).get("_variable", part)))
+            found.add(id(getattr(part, "__dict__", {}).get("_variable", part)))
     return found
 
 

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import resumable_tf as rtf
+from resumable_tf.training.keras.one_fit import forget_completed
 
 keras = tf.keras
 layers = keras.layers
@@ -83,6 +84,7 @@ def by_train_state(model: Any, run_dir: Path) -> None:
 
 
 def by_fit(model: Any, run_dir: Path) -> None:
+    forget_completed()
     resume = rtf.ResumeCallback(str(run_dir))
     model.fit(X, Y, batch_size=4, epochs=1, callbacks=[resume], verbose=0)
 
