@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 import resumable_tf as rtf
 from resumable_tf.cli.app import app
 
-_MOST_BYTES = 10_000
+_MOST_BYTES = 20_000
 
 
 @pytest.fixture
