@@ -171,6 +171,22 @@ class Due:
         """
         return (self._fast or self._durable).timed(job)
 
+    def begin_write(
+        self, step: int, metrics: Mapping[str, float], *, is_copied: bool
+    ) -> None:
+        """Takes the metrics of a save in flight, which count from here on.
+
+        Otherwise a lesser improvement would be found before this one is committed, and
+        take its place among what waits to be copied.
+
+        Args:
+            step: Which one.
+            metrics: Its metrics.
+            is_copied: Whether it is to be copied, with a fast tier.
+        """
+        if self._fast is None or is_copied:
+            self._durable.begin_copy(step, metrics)
+
     def committed(
         self, step: int, metrics: Mapping[str, float], *, is_copied: bool
     ) -> None:
@@ -183,7 +199,7 @@ class Due:
             is_copied: Whether it is to be copied.
         """
         if self._fast is None:
-            self._durable.committed(metrics)
+            self._durable.end_copy(step, metrics)
         elif is_copied:
             self._durable.begin_copy(step, metrics)
 

@@ -144,6 +144,9 @@ class Saving:
                 snapshot, draft, in_durable=in_durable, is_copied_later=is_copied_later
             )
         )
+        self._due.begin_write(
+            state.step, draft.metrics, is_copied=in_durable or is_copied_later
+        )
         handle = self.writer.submit(state.step, job)
         if not self._asynchronous:
             self.finish()
@@ -259,6 +262,7 @@ class Saving:
             self._before_write()
             info = self._tiers.write(snapshot, draft)
         except BaseException:
+            self._due.end_late_copy(step, None)
             if is_copied:
                 self._copies.leave_out(step, over)
             raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -285,7 +286,7 @@ class Thawer:
             is_alike = is_alike and inner.dtype.as_numpy_dtype == found.dtype.type
             if not is_alike or not inner.shape.is_compatible_with(found.shape):
                 raise MalformedValue(f"a variable of {form.place} is of another kind")
-            self._actions.append(lambda v=inner, a=array: v.assign(a))  # type: ignore
+            self._actions.append(functools.partial(inner.assign, array))
 
     def _in_place(self, form: Held, live: Any) -> None:
         """Takes what an object has become, if that can have become of it."""

@@ -262,6 +262,25 @@ def test_what_was_put_off_after_a_failure_is_made_or_the_failure_raised(
         held.copies.set()
 
 
+@pytest.mark.parametrize("fast_every", [None, 100])
+def test_an_improvement_counts_while_it_is_saved(
+    fast_every: int | None, tmp_path: Path, held: Held
+) -> None:
+    """A lesser one found meanwhile would take its place in what is put off."""
+    state = small_state()
+    improvement = [rtf.OnImprovement("bleu")]
+    with saver(
+        tmp_path, fast_every=fast_every, every_steps=None, save_when=improvement
+    ) as checkpointer:
+        checkpointer.restore_or_initialize(state)
+        held.writes.clear()
+        advance(state)
+        checkpointer.maybe_save(state, metrics={"bleu": 7.0})
+        assert not checkpointer.should_save(2, metrics={"bleu": 6.0})
+        assert checkpointer.should_save(2, metrics={"bleu": 8.0})
+        held.let_go()
+
+
 class InMemory(FaultyStorage):
     """A storage that says it is local; the fake bundle has no files."""
 
